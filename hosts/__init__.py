@@ -1,0 +1,1 @@
+"""Attaching an adapter to a UNet, reversibly: `comfyui` for ComfyUI's models, `diffusers` for training and evaluation."""

@@ -1,0 +1,374 @@
+"""Attaching adapters to ComfyUI's UNets by late binding.
+
+At graph time the MODEL is only cloned and given one wrapper: nothing is patched and nothing that the upstream MODEL
+shares is touched. When sampling starts, the wrapper loads the adapter through ComfyUI's memory management, computes
+every layer's K', V' once, and puts a branch per layer around whatever attention patch stands there by then, in options
+that belong to this one sampling run. When it ends, for whatever reason, K', V' are gone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import comfy.lora
+import comfy.model_management
+import comfy.model_patcher
+import comfy.ops
+import torch
+from comfy.ldm.modules.attention import SpatialTransformer, optimized_attention
+from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
+from comfy.patcher_extension import WrappersMP, add_wrapper_with_key
+
+from ..models.adapter import Adapter
+from ..models.branch import Branch
+from ..models.checkpoint import adapter_from_state_dict, faceid_lora, read_state_dict
+from ..models.cross_attention import CrossAttentionLayer, KeyValue, add_branch
+
+WRAPPER_KEY = "bolid"
+
+BlockKey = tuple[str, int, int]
+"""ComfyUI's name of a transformer block: section, number, depth. The middle block is ("middle", 0, depth)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadedAdapter:
+    """An adapter in ComfyUI's care (`BOLID_ADAPTER`).
+
+    Attributes:
+        name: file name, for messages.
+        adapter: the module; its weights belong to `patcher`.
+        patcher: ComfyUI's handle, which moves the weights between devices.
+        lora: the LoRA of a FaceID file, see `faceid_lora`.
+    """
+
+    name: str
+    adapter: Adapter
+    patcher: comfy.model_patcher.ModelPatcher
+    lora: dict[tuple[int, str], tuple[torch.Tensor, torch.Tensor]] = field(default_factory=dict)
+
+
+def load_adapter(path: str | Path, *, faceid_plus_shortcut: bool = True) -> LoadedAdapter:
+    """Load an adapter file; its weights stay memory-mapped until the first sampling run.
+
+    Raises:
+        ValueError: not a readable adapter file; the message says what it is.
+    """
+    state_dict = read_state_dict(path)
+    name = Path(path).name
+    adapter = adapter_from_state_dict(
+        state_dict, name=name, faceid_plus_shortcut=faceid_plus_shortcut, operations=comfy.ops.manual_cast
+    )
+    # CoreModelPatcher is looked up when it is needed: ComfyUI's main reassigns it.
+    patcher = comfy.model_patcher.CoreModelPatcher(
+        adapter,
+        load_device=comfy.model_management.get_torch_device(),
+        offload_device=comfy.model_management.unet_offload_device(),
+    )
+    return LoadedAdapter(name=name, adapter=adapter, patcher=patcher, lora=faceid_lora(state_dict))
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerAddress:
+    """Where ComfyUI keeps a cross-attention layer."""
+
+    layer: CrossAttentionLayer
+    block: BlockKey
+    path: str
+
+
+def layer_addresses(model: comfy.model_patcher.ModelPatcher) -> list[LayerAddress]:
+    """Every cross-attention layer of an SD1.5 or SDXL style UNet, in the order of the public files: down, up, mid.
+
+    Raises:
+        ValueError: the model is no such UNet.
+    """
+    unet = model.model.diffusion_model
+    if not isinstance(unet, UNetModel):
+        raise ValueError(
+            f"BoLID adapters act in the cross-attention of a Stable Diffusion UNet (SD1.5, SDXL and models of their "
+            f"kind), but the connected model is a {type(unet).__name__}. Load an SD1.5 or SDXL checkpoint."
+        )
+    sections = {
+        "input": list(unet.input_blocks),
+        "output": list(unet.output_blocks),
+        "middle": [unet.middle_block] if unet.middle_block is not None else [],
+    }
+    found = {
+        section: [
+            (number, position, transformer)
+            for number, block in enumerate(blocks)
+            for position, transformer in enumerate(block)
+            if isinstance(transformer, SpatialTransformer)
+        ]
+        for section, blocks in sections.items()
+    }
+    first_transformer = {
+        "input": 0,
+        "middle": len(found["input"]),
+        "output": len(found["input"]) + len(found["middle"]),
+    }
+    addresses: list[LayerAddress] = []
+    for section, transformers in found.items():
+        for order, (number, position, transformer) in enumerate(transformers):
+            prefix = "middle_block" if section == "middle" else f"{section}_blocks.{number}"
+            for depth, block in enumerate(transformer.transformer_blocks):
+                addresses.append(
+                    LayerAddress(
+                        layer=CrossAttentionLayer(
+                            index=2 * len(addresses) + 1,
+                            section=section,
+                            transformer_index=first_transformer[section] + order,
+                            hidden_size=block.attn2.to_k.weight.shape[0],
+                            cross_attention_dim=block.attn2.to_k.weight.shape[1],
+                        ),
+                        block=(section, number, depth),
+                        path=f"diffusion_model.{prefix}.{position}.transformer_blocks.{depth}",
+                    )
+                )
+    return addresses
+
+
+def attach(
+    model: comfy.model_patcher.ModelPatcher,
+    adapter: LoadedAdapter,
+    addresses: Sequence[LayerAddress],
+    branches: Sequence[Branch],
+) -> comfy.model_patcher.ModelPatcher:
+    """Return a clone of `model` that samples with these branches; `model` stays as it is."""
+    model = model.clone()
+    acting = [branch for branch in branches if branch.acts]
+    if acting:
+        binding = _LateBinding(adapter=adapter, addresses=tuple(addresses), branches=tuple(acting))
+        model.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, WRAPPER_KEY, binding)
+    return model
+
+
+def add_faceid_lora(
+    model: comfy.model_patcher.ModelPatcher,
+    adapter: LoadedAdapter,
+    addresses: Sequence[LayerAddress],
+    strength: float,
+) -> None:
+    """Patch a clone's weights with the LoRA of a FaceID file."""
+    attention_paths = {
+        index: f"{address.path}.attn{1 + index % 2}"
+        for address in addresses
+        for index in (address.layer.index - 1, address.layer.index)
+    }
+    lora, targets = {}, {}
+    for (index, projection), (down, up) in adapter.lora.items():
+        weight = f"{attention_paths[index]}.to_{projection}{'.0' if projection == 'out' else ''}.weight"
+        lora[f"{weight}.lora_down.weight"], lora[f"{weight}.lora_up.weight"] = down, up
+        targets[weight] = weight
+    model.add_patches(comfy.lora.load_lora(lora, targets, log_missing=False), strength)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _LateBinding:
+    """The OUTER_SAMPLE wrapper: stateless, so one MODEL can be sampled again and in parallel."""
+
+    adapter: LoadedAdapter
+    addresses: tuple[LayerAddress, ...]
+    branches: tuple[Branch, ...]
+
+    def __call__(self, executor: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
+        run = _SamplingRun(executor.class_obj, self)
+        try:
+            return executor(*args, **kwargs)
+        finally:
+            run.close()
+
+
+class _SamplingRun:
+    """The branches of one sampling run: K', V' and what changes from step to step."""
+
+    def __init__(self, guider: Any, binding: _LateBinding):
+        self._guider = guider
+        self._branches = binding.branches
+        model_sampling = guider.model_patcher.get_model_object("model_sampling")
+        self._sigmas = [
+            None
+            if branch.start_percent <= 0 and branch.end_percent >= 1
+            else tuple(map(model_sampling.percent_to_sigma, (branch.start_percent, branch.end_percent)))
+            for branch in binding.branches
+        ]
+        self._active = [True] * len(binding.branches)
+        self._latent_size: tuple[int, int] = (0, 0)
+        self._conditional_rows: list[int] = []
+        self._masks: dict[Any, torch.Tensor] = {}
+        self._rows: dict[Any, torch.Tensor] = {}
+        patcher = binding.adapter.patcher
+        comfy.model_management.load_models_gpu([patcher])
+        dtype = guider.model_patcher.model.get_dtype_inference()
+        with torch.no_grad():
+            self._key_values: dict[torch.device, list[dict[int, KeyValue]]] = {
+                patcher.load_device: [
+                    branch.key_values(device=patcher.load_device, dtype=dtype) for branch in binding.branches
+                ]
+            }
+        self._home = patcher.load_device
+        self._bind(binding)
+
+    def _bind(self, binding: _LateBinding) -> None:
+        options = self._guider.model_options
+        replace = options["transformer_options"].setdefault("patches_replace", {}).setdefault("attn2", {})
+        for address in binding.addresses:
+            # A patch for the whole transformer is shadowed by one for a single depth.
+            previous = replace.get(address.block) or replace.get(address.block[:2])
+            replace[address.block] = partial(self._attention, address.layer.index, previous or _host_attention)
+        add_wrapper_with_key(
+            WrappersMP.CALC_COND_BATCH, WRAPPER_KEY, self._before_evaluation, options, is_model_options=True
+        )
+
+    def close(self) -> None:
+        self._key_values.clear()
+        self._masks.clear()
+        self._rows.clear()
+
+    def _before_evaluation(
+        self, executor: Any, model: Any, conds: list, x_in: torch.Tensor, timestep: torch.Tensor, model_options: dict
+    ) -> Any:
+        """Once per model evaluation: which branches act, and which conditionings are unconditional."""
+        if any(self._sigmas):
+            sigma = float(timestep[0])
+            self._active = [sigmas is None or sigmas[1] <= sigma <= sigmas[0] for sigmas in self._sigmas]
+        self._latent_size = (x_in.shape[-2], x_in.shape[-1])
+        # Guiders order their conditionings differently, so a list is recognised by what the guider calls it.
+        negative = [conditioning for name, conditioning in self._guider.conds.items() if "negative" in name]
+        known = [conditioning for conditioning in self._guider.conds.values()]
+        self._conditional_rows = [
+            (0 if any(given is conditioning for conditioning in negative) else 1)
+            if any(given is conditioning for conditioning in known)
+            else int(position == 0)
+            for position, given in enumerate(conds)
+        ]
+        return executor(model, conds, x_in, timestep, model_options)
+
+    def _attention(
+        self,
+        index: int,
+        attention: Callable[..., torch.Tensor],
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        extra_options: dict[str, Any],
+    ) -> torch.Tensor:
+        """The attn2 patch of one layer: the attention that stood there, plus every active branch."""
+        hidden_states = attention(query, key, value, extra_options)
+        branch_attention = partial(_host_attention, extra_options=extra_options)
+        for number, key_values in enumerate(self._on(query.device)):
+            if self._active[number] and index in key_values:
+                hidden_states = add_branch(
+                    hidden_states,
+                    query,
+                    self._rows_for_batch(key_values[index], query, extra_options),
+                    branch_attention,
+                    mask=self._mask_for_batch(number, query, extra_options),
+                )
+        return hidden_states
+
+    def _on(self, device: torch.device) -> list[dict[int, KeyValue]]:
+        """K', V' on a device; one copy per device when ComfyUI samples on several."""
+        if device not in self._key_values:
+            self._key_values[device] = [
+                {
+                    index: KeyValue(key=key_value.key.to(device), value=key_value.value.to(device))
+                    for index, key_value in key_values.items()
+                }
+                for key_values in self._key_values[self._home]
+            ]
+        return self._key_values[device]
+
+    def _rows_for_batch(self, key_value: KeyValue, query: torch.Tensor, extra_options: dict[str, Any]) -> KeyValue:
+        """K', V' row by row for a batch that ComfyUI put together from conditionings."""
+        rows = tuple(self._conditional_rows[number] for number in extra_options["cond_or_uncond"])
+        per_chunk = query.shape[0] // len(rows)
+        key, value = key_value.key.to(query.dtype), key_value.value.to(query.dtype)
+        if rows == (0, 1) and per_chunk == 1:
+            return KeyValue(key=key, value=value)
+        if len(set(rows)) == 1:
+            key, value = (x[rows[0]].expand(query.shape[0], -1, -1) for x in (key, value))
+            return KeyValue(key=key, value=value)
+        cache_key = (rows, per_chunk, query.device)
+        if cache_key not in self._rows:
+            self._rows[cache_key] = torch.tensor(rows, device=query.device).repeat_interleave(per_chunk)
+        return KeyValue(key=key[self._rows[cache_key]], value=value[self._rows[cache_key]])
+
+    def _mask_for_batch(
+        self, number: int, query: torch.Tensor, extra_options: dict[str, Any]
+    ) -> torch.Tensor | None:
+        """The branch's mask at this layer's resolution: [b, n, 1], or None."""
+        mask = self._branches[number].mask
+        if mask is None:
+            return None
+        height, width = extra_options["activations_shape"][-2:]
+        if height * width != query.shape[1]:
+            raise RuntimeError(
+                f"attn_mask cannot be placed: another node changed the number of positions in this layer from "
+                f"{height}×{width} to {query.shape[1]} (token merging does this). Remove that node or the mask."
+            )
+        areas = tuple(self._area(uuid) for uuid in extra_options["uuids"])
+        cache_key = (number, height, width, areas, query.shape[0], self._latent_size, query.device)
+        if cache_key not in self._masks:
+            self._masks[cache_key] = torch.cat(
+                [
+                    _mask_for_area(
+                        mask,
+                        area=area,
+                        latent_size=self._latent_size,
+                        size=(height, width),
+                        batch=query.shape[0] // len(areas),
+                    )
+                    for area in areas
+                ]
+            ).to(query)
+        return self._masks[cache_key]
+
+    def _area(self, uuid: Any) -> tuple[int, int, int, int] | None:
+        """Latent area (height, width, y, x) of a conditioning, or None for the whole picture."""
+        for conditioning in self._guider.conds.values():
+            for entry in conditioning or ():
+                if entry["uuid"] == uuid:
+                    area = entry.get("area")
+                    return tuple(area) if area is not None else None
+        return None
+
+
+def _host_attention(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, extra_options: dict[str, Any]
+) -> torch.Tensor:
+    """The attention that ComfyUI would have run in this layer."""
+    return optimized_attention(
+        query,
+        key,
+        value,
+        extra_options["n_heads"],
+        attn_precision=extra_options["attn_precision"],
+        transformer_options=extra_options,
+    )
+
+
+def _mask_for_area(
+    mask: torch.Tensor,
+    *,
+    area: tuple[int, int, int, int] | None,
+    latent_size: tuple[int, int],
+    size: tuple[int, int],
+    batch: int,
+) -> torch.Tensor:
+    """Resize a mask [m, H, W] to the latent, cut out the area, and resize that to `size`: [batch, h·w, 1]."""
+
+    def resize(x: torch.Tensor, to: tuple[int, int]) -> torch.Tensor:
+        return torch.nn.functional.interpolate(x, size=to, mode="bilinear", antialias=True)
+
+    resized = resize(mask.float().unsqueeze(1), latent_size)
+    if area is not None:
+        height, width, y, x = area
+        resized = resized[:, :, y : y + height, x : x + width]
+    resized = resize(resized, size)
+    repeats = -(-batch // resized.shape[0])
+    return resized.repeat(repeats, 1, 1, 1)[:batch].flatten(1).unsqueeze(-1)

@@ -1,0 +1,169 @@
+"""Attaching adapters to diffusers' UNets, for training and evaluation.
+
+`attach` and `detach` are a pair: after `detach` every attention processor is the object it was before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from types import TracebackType
+
+import torch
+from diffusers import UNet2DConditionModel
+from diffusers.models.attention_processor import Attention, AttnProcessor2_0
+
+from ..models.branch import Branch
+from ..models.cross_attention import CrossAttentionLayer, KeyValue, add_branch
+
+_SECTIONS = {"down_blocks": "input", "mid_block": "middle", "up_blocks": "output"}
+
+
+def cross_attention_layers(unet: UNet2DConditionModel) -> list[CrossAttentionLayer]:
+    """Every cross-attention layer, in the order of the public files: down, up, mid."""
+    layers, transformers = [], {}
+    for index, name in enumerate(unet.attn_processors):
+        if ".attn2." not in name:
+            continue
+        attention = unet.get_submodule(name.removesuffix(".processor"))
+        transformer, section = name.split(".transformer_blocks.")[0], _SECTIONS[name.split(".")[0]]
+        transformers[transformer] = section
+        layers.append((index, section, transformer, attention))
+    order = sorted(transformers, key=lambda name: ("input", "middle", "output").index(transformers[name]))
+    return [
+        CrossAttentionLayer(
+            index=index,
+            section=section,
+            transformer_index=order.index(transformer),
+            hidden_size=attention.to_k.weight.shape[0],
+            cross_attention_dim=attention.to_k.weight.shape[1],
+        )
+        for index, section, transformer, attention in layers
+    ]
+
+
+class AttachedBranches:
+    """Branches inside a UNet's cross-attention; a context manager that detaches on exit."""
+
+    def __init__(self, unet: UNet2DConditionModel):
+        self._unet = unet
+        self._original = dict(unet.attn_processors)
+        self._key_values: list[Mapping[int, KeyValue]] = []
+        processors = dict(self._original)
+        for index, name in enumerate(self._original):
+            if ".attn2." in name:
+                processors[name] = _BranchProcessor(index, self._key_values)
+        unet.set_attn_processor(processors)
+
+    def set_key_values(self, key_values: Sequence[Mapping[int, KeyValue]]) -> None:
+        """Use these K', V' (one mapping per branch; weights folded in) until the next call.
+
+        Their leading dimension is 1 or the UNet's batch. Gradients flow through them, so a training step computes them
+        with `weighted_key_values` from its own tokens and calls this before the UNet.
+        """
+        self._key_values[:] = key_values
+
+    def condition(self, branches: Sequence[Branch], *, rows: Sequence[int]) -> None:
+        """Compute K', V' of the branches once, for a batch whose rows are unconditional (0) or conditional (1).
+
+        Args:
+            branches: see `Branch`; schedule and mask belong to the ComfyUI host and must be unset.
+            rows: one entry per row of the UNet's batch; (0, 1) for one picture with classifier-free guidance.
+
+        Raises:
+            ValueError: a branch with a schedule or a mask.
+        """
+        if any(branch.mask is not None or branch.start_percent > 0 or branch.end_percent < 1 for branch in branches):
+            raise ValueError("The diffusers host takes branches without mask and without start and end percent.")
+        index = torch.tensor(rows, device=self._unet.device)
+        self.set_key_values(
+            [
+                {
+                    layer: KeyValue(key=key_value.key[index], value=key_value.value[index])
+                    for layer, key_value in branch.key_values(
+                        device=self._unet.device, dtype=self._unet.dtype
+                    ).items()
+                }
+                for branch in branches
+            ]
+        )
+
+    def detach(self) -> None:
+        """Give every attention layer its own processor back."""
+        self._key_values.clear()
+        self._unet.set_attn_processor(dict(self._original))
+
+    def __enter__(self) -> AttachedBranches:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.detach()
+
+
+def attach(unet: UNet2DConditionModel) -> AttachedBranches:
+    """Prepare a UNet for branches; until `condition` or `set_key_values` it computes what it did before.
+
+    Raises:
+        ValueError: a cross-attention layer has a processor that cannot be combined with branches.
+    """
+    foreign = {
+        type(processor).__name__
+        for name, processor in unet.attn_processors.items()
+        if ".attn2." in name and not isinstance(processor, AttnProcessor2_0)
+    }
+    if foreign:
+        raise ValueError(
+            f"The UNet's cross-attention has the processors {', '.join(sorted(foreign))}; expected AttnProcessor2_0. "
+            "Call unet.set_default_attn_processor() or detach the other adapter first."
+        )
+    return AttachedBranches(unet)
+
+
+class _BranchProcessor:
+    """diffusers' default cross-attention, with branches added in front of the output projection."""
+
+    def __init__(self, index: int, key_values: list[Mapping[int, KeyValue]]):
+        self._index = index
+        self._key_values = key_values
+
+    def __call__(
+        self,
+        attn: Attention,
+        hidden_states: torch.Tensor,
+        encoder_hidden_states: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        temb: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        if attention_mask is not None:
+            batch, tokens, _ = encoder_hidden_states.shape
+            attention_mask = attn.prepare_attention_mask(attention_mask, tokens, batch)
+            attention_mask = attention_mask.unflatten(0, (batch, attn.heads))
+        query = attn.to_q(hidden_states)
+        attention = partial(_attention, heads=attn.heads)
+        attended = attention(
+            query, attn.to_k(encoder_hidden_states), attn.to_v(encoder_hidden_states), attention_mask=attention_mask
+        )
+        for key_values in self._key_values:
+            if self._index in key_values:
+                attended = add_branch(attended, query, key_values[self._index], attention)
+        for layer in attn.to_out:
+            attended = layer(attended)
+        return attended
+
+
+def _attention(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    *,
+    heads: int,
+    attention_mask: torch.Tensor | None = None,
+) -> torch.Tensor:
+    batch = query.shape[0]
+    split = [
+        x.expand(batch, -1, -1).unflatten(-1, (heads, -1)).transpose(1, 2) for x in (query, key, value)
+    ]
+    attended = torch.nn.functional.scaled_dot_product_attention(*split, attn_mask=attention_mask)
+    return attended.transpose(1, 2).flatten(2)

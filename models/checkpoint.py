@@ -1,0 +1,206 @@
+"""Reading adapter files: containers, layouts, strict loading.
+
+The layout is read from the tensors, never from the file name. Weights are assigned to modules built on the meta
+device, so that loading a file costs neither an initialisation nor a copy.
+"""
+
+from __future__ import annotations
+
+import pickle
+import re
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from .adapter import Adapter, AdapterLayout
+from .build import build_adapter
+
+StateDict = dict[str, torch.Tensor]
+
+_KEY_VALUE = re.compile(r"ip_adapter\.(\d+)\.to_([kv])_ip\.weight")
+_LORA = re.compile(r"ip_adapter\.(\d+)\.to_(q|k|v|out)_lora\.(down|up)\.weight")
+
+
+def read_state_dict(path: str | Path) -> StateDict:
+    """Read an adapter file as a flat state dict with the prefixes `image_proj.` and `ip_adapter.`.
+
+    Safetensors are memory-mapped. Pickled files (.bin, .pt, .pth, .ckpt) are read with `weights_only=True`.
+
+    Raises:
+        ValueError: the file is truncated, is no such file, or holds anything but tensors.
+    """
+    path = Path(path)
+    tensors = _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickled(path)
+    return {re.sub(r"^adapter_modules\.", "ip_adapter.", key): tensor for key, tensor in tensors.items()}
+
+
+def _read_safetensors(path: Path) -> StateDict:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except (SafetensorError, ValueError, EOFError) as error:
+        raise ValueError(
+            f"{path.name} is not a readable safetensors file ({error}). It may be an incomplete download: "
+            f"it has {path.stat().st_size:,} bytes; compare with the source and download it again."
+        ) from error
+
+
+def _read_pickled(path: Path) -> StateDict:
+    try:
+        # Files of the old, unzipped format cannot be memory-mapped.
+        nested = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    except pickle.UnpicklingError as error:
+        raise ValueError(
+            f"{path.name} was refused: it is not a file of plain tensors, and opening it could run code. Use the "
+            ".safetensors file of this adapter."
+        ) from error
+    except (RuntimeError, EOFError, OSError) as error:
+        raise ValueError(
+            f"{path.name} could not be read ({error}). It may be an incomplete download: "
+            f"it has {path.stat().st_size:,} bytes; compare with the source and download it again."
+        ) from error
+    flat: StateDict = {}
+    for key, entry in nested.items() if isinstance(nested, dict) else ():
+        if isinstance(entry, dict):
+            flat.update({f"{key}.{name}": value for name, value in entry.items()})
+        else:
+            flat[key] = entry
+    return {key: value for key, value in flat.items() if isinstance(value, torch.Tensor)}
+
+
+def detect_layout(state_dict: StateDict, *, name: str) -> AdapterLayout:
+    """Read the layout from the tensors.
+
+    Args:
+        state_dict: as `read_state_dict` returns it.
+        name: file name for messages.
+
+    Raises:
+        ValueError: not an IP-Adapter file, or one of a layout that is not known.
+    """
+    layers = {
+        int(match[1]): tensor.shape[0]
+        for key, tensor in state_dict.items()
+        if (match := _KEY_VALUE.fullmatch(key)) and match[2] == "k"
+    }
+    shape = {
+        key.removeprefix("image_proj."): tuple(tensor.shape)
+        for key, tensor in state_dict.items()
+        if key.startswith("image_proj.")
+    }
+    if not layers or not shape:
+        raise ValueError(f"{name} is not an IP-Adapter or BoLID adapter file: {_what_it_looks_like(state_dict)}")
+    ranks = {
+        tensor.shape[0]
+        for key, tensor in state_dict.items()
+        if (match := _LORA.fullmatch(key)) and match[3] == "down"
+    }
+    common: dict[str, Any] = {
+        "layers": dict(sorted(layers.items())),
+        "cross_attention_dim": next(
+            tensor.shape[1] for key, tensor in state_dict.items() if _KEY_VALUE.fullmatch(key)
+        ),
+        "lora_rank": max(ranks, default=None),
+    }
+    try:
+        return AdapterLayout(**_projection_layout(shape), **common)
+    except (KeyError, IndexError):
+        raise ValueError(
+            f"{name} has an image projection that BoLID does not know (tensors {', '.join(sorted(shape)[:6])}, …). "
+            "Known are the base, plus, plus-face, full-face, FaceID, FaceID-portrait and FaceID-plus layouts of SD1.5 "
+            "and SDXL."
+        ) from None
+
+
+def _projection_layout(shape: dict[str, tuple[int, ...]]) -> dict[str, Any]:
+    if "perceiver_resampler.proj_in.weight" in shape:
+        return {
+            **_faceid_layout(shape),
+            "kind": "faceid_plus",
+            "hidden_size": shape["perceiver_resampler.proj_in.weight"][1],
+            "depth": _depth(shape, "perceiver_resampler."),
+        }
+    if "latents" in shape:
+        _, num_tokens, dim = shape["latents"]
+        return {
+            "kind": "plus",
+            "num_tokens": num_tokens,
+            "hidden_size": shape["proj_in.weight"][1],
+            "inner_dim": dim,
+            "depth": _depth(shape, ""),
+        }
+    if "proj.3.weight" in shape:
+        inner_dim, hidden_size = shape["proj.0.weight"]
+        return {"kind": "full_face", "num_tokens": None, "hidden_size": hidden_size, "inner_dim": inner_dim}
+    if "proj.2.weight" in shape:
+        return {**_faceid_layout(shape), "kind": "faceid"}
+    rows, image_embed_dim = shape["proj.weight"]
+    return {"kind": "base", "num_tokens": rows // shape["norm.weight"][0], "image_embed_dim": image_embed_dim}
+
+
+def _faceid_layout(shape: dict[str, tuple[int, ...]]) -> dict[str, Any]:
+    inner_dim, face_embed_dim = shape["proj.0.weight"]
+    return {
+        "num_tokens": shape["proj.2.weight"][0] // shape["norm.weight"][0],
+        "face_embed_dim": face_embed_dim,
+        "inner_dim": inner_dim,
+    }
+
+
+def _depth(shape: dict[str, tuple[int, ...]], prefix: str) -> int:
+    numbers = {match[1] for key in shape if (match := re.match(rf"{re.escape(prefix)}layers\.(\d+)\.", key))}
+    return len(numbers)
+
+
+def _what_it_looks_like(state_dict: StateDict) -> str:
+    keys = list(state_dict)
+    if any(key.startswith(("model.diffusion_model.", "first_stage_model.")) for key in keys):
+        return "it looks like a full checkpoint, which belongs in models/checkpoints."
+    if any("vision_model." in key for key in keys):
+        return "it looks like an image encoder, which belongs in models/clip_vision."
+    if any("lora" in key for key in keys):
+        return "it looks like a LoRA, which belongs in models/loras."
+    return f"its tensors are named {', '.join(sorted(keys)[:4]) or 'nothing at all'} …"
+
+
+def adapter_from_state_dict(
+    state_dict: StateDict, *, name: str, faceid_plus_shortcut: bool = True, operations: Any = nn
+) -> Adapter:
+    """Build the adapter that a state dict describes and give it these tensors, without copying them.
+
+    Args:
+        state_dict: as `read_state_dict` returns it; a FaceID LoRA inside it is left out (see `faceid_lora`).
+        name: file name for messages.
+        faceid_plus_shortcut, operations: see `build_adapter`.
+
+    Raises:
+        ValueError: unknown layout; missing, unexpected or misshapen tensors.
+    """
+    layout = detect_layout(state_dict, name=name)
+    with torch.device("meta"):
+        adapter = build_adapter(layout, faceid_plus_shortcut=faceid_plus_shortcut, operations=operations)
+    weights = {key: tensor for key, tensor in state_dict.items() if not _LORA.fullmatch(key)}
+    try:
+        adapter.load_state_dict(weights, strict=True, assign=True)
+    except RuntimeError as error:
+        raise ValueError(
+            f"{name} looks like the {layout.kind!r} layout, but its tensors do not fit: {error}"
+        ) from error
+    return adapter.eval().requires_grad_(False)
+
+
+def faceid_lora(state_dict: StateDict) -> dict[tuple[int, str], tuple[torch.Tensor, torch.Tensor]]:
+    """The LoRA inside a FaceID file: (down [rank, in], up [out, rank]) by (layer index N, "q", "k", "v" or "out").
+
+    Even N are self-attention layers, odd N cross-attention layers. Empty for files without one.
+    """
+    found: dict[tuple[int, str], dict[str, torch.Tensor]] = {}
+    for key, tensor in state_dict.items():
+        if match := _LORA.fullmatch(key):
+            found.setdefault((int(match[1]), match[2]), {})[match[3]] = tensor
+    return {target: (pair["down"], pair["up"]) for target, pair in found.items()}

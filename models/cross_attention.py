@@ -1,0 +1,145 @@
+"""Decoupled cross-attention: Z = Attn(Q, K, V) + Σ_branch λ_branch · Attn(Q, K'_branch, V'_branch).
+
+Q, K, V belong to the frozen UNet; K', V' are linear in the branch's context tokens, and those do not change during a
+sampling run, so K', V' are computed once and only the attention itself runs in every step.
+
+Source: IP-Adapter, equation 5 (https://arxiv.org/abs/2308.06721).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+EMBEDS_SCALINGS = ("V only", "K+V", "K+V w/ C penalty", "K+mean(V) w/ C penalty")
+
+Attention = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+"""Multi-head attention of the host: query [b, n, h], key [b, t, h], value [b, t, h] → [b, n, h]."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CrossAttentionLayer:
+    """One cross-attention layer of a UNet.
+
+    Attributes:
+        index: N of the public files: position in diffusers' `unet.attn_processors` (down, up, mid; odd numbers).
+        section: "input", "middle" or "output".
+        transformer_index: position of its transformer block in the order of execution, from 0 (SD1.5: 16, SDXL: 11).
+        hidden_size: width h of the query, key and value.
+        cross_attention_dim: width C of the text context.
+    """
+
+    index: int
+    section: str
+    transformer_index: int
+    hidden_size: int
+    cross_attention_dim: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class KeyValue:
+    """K' and V' of one layer: [b, t, h] each; where b is 2 the rows are (unconditional, conditional)."""
+
+    key: torch.Tensor
+    value: torch.Tensor
+
+    @property
+    def nbytes(self) -> int:
+        return self.key.nbytes + self.value.nbytes
+
+
+class KeyValueProjection(nn.Module):
+    """The trained K', V' weights of one layer."""
+
+    def __init__(self, *, cross_attention_dim: int, hidden_size: int, operations: Any = nn):
+        super().__init__()
+        self.to_k_ip = operations.Linear(cross_attention_dim, hidden_size, bias=False)
+        self.to_v_ip = operations.Linear(cross_attention_dim, hidden_size, bias=False)
+
+    def forward(self, tokens: torch.Tensor) -> KeyValue:
+        """Tokens [b, t, C] → K', V' [b, t, h]."""
+        return KeyValue(key=self.to_k_ip(tokens), value=self.to_v_ip(tokens))
+
+
+def key_value_projections(
+    layers: Mapping[int, int], *, cross_attention_dim: int, operations: Any = nn
+) -> nn.ModuleDict:
+    """One `KeyValueProjection` per layer, keyed by the layer's index N.
+
+    Args:
+        layers: hidden size by layer index N.
+    """
+    return nn.ModuleDict(
+        {
+            str(index): KeyValueProjection(
+                cross_attention_dim=cross_attention_dim, hidden_size=hidden_size, operations=operations
+            )
+            for index, hidden_size in layers.items()
+        }
+    )
+
+
+def weighted_key_values(
+    projections: nn.ModuleDict,
+    tokens: torch.Tensor,
+    *,
+    layer_weights: Mapping[int, float],
+    embeds_scaling: str = "V only",
+    dtype: torch.dtype | None = None,
+) -> dict[int, KeyValue]:
+    """K', V' of every layer whose weight is not 0, with the weight λ folded in.
+
+    Args:
+        tokens: context tokens [b, t, C].
+        layer_weights: λ by layer index N; layers without a weight are left out.
+        embeds_scaling: what λ multiplies. "V only" is λ·Attn(Q, K', V'), the paper's form; the others also sharpen or
+            flatten the attention by scaling K'. "C penalty" divides λ by 1280/h, so that narrow layers get less.
+        dtype: dtype of the result; that of the tokens by default.
+    """
+    key_values = {}
+    for index, weight in layer_weights.items():
+        if weight == 0:
+            continue
+        key_value = _scaled(projections[str(index)](tokens), weight, embeds_scaling)
+        key_values[index] = KeyValue(key=key_value.key.to(dtype=dtype), value=key_value.value.to(dtype=dtype))
+    return key_values
+
+
+def _scaled(key_value: KeyValue, weight: float, embeds_scaling: str) -> KeyValue:
+    key, value = key_value.key, key_value.value
+    if embeds_scaling.endswith("C penalty"):
+        weight = weight * key.shape[-1] / 1280
+    if embeds_scaling == "V only":
+        return KeyValue(key=key, value=value * weight)
+    if embeds_scaling.startswith("K+V"):
+        return KeyValue(key=key * weight, value=value * weight)
+    if embeds_scaling.startswith("K+mean(V)"):
+        mean = value.mean(dim=1, keepdim=True)
+        return KeyValue(key=key * weight, value=value - mean + mean * weight)
+    raise ValueError(f"Unknown embeds_scaling {embeds_scaling!r}; choose one of {', '.join(EMBEDS_SCALINGS)}.")
+
+
+def add_branch(
+    hidden_states: torch.Tensor,
+    query: torch.Tensor,
+    key_value: KeyValue,
+    attention: Attention,
+    *,
+    mask: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Add one branch to the result of the layer's other attentions.
+
+    Args:
+        hidden_states: [b, n, h], not modified.
+        query: [b, n, h].
+        key_value: rows matching the batch, the branch's weight folded in.
+        mask: [b or 1, n, 1] factor per position, or None for everywhere.
+    """
+    attended = attention(query, key_value.key, key_value.value)
+    if mask is None:
+        return hidden_states + attended
+    return torch.addcmul(hidden_states, attended, mask)

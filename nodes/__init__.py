@@ -1,0 +1,30 @@
+"""The nodes: this file is their table of contents."""
+
+from comfy_api.v0_0_2 import ComfyExtension, io
+
+from .adapters import BoLIDAdapterApply, BoLIDAdapterLoader
+from .aggregation import PoolingAggregator
+from .demo import BoLIDDemoModelLoader
+from .encoding import BoLIDFaceAnalysisLoader, MultiRefImageEncoder
+from .model_folders import register_model_folders
+from .photos import BoLIDLoadReferences
+
+NODES: list[type[io.ComfyNode]] = [
+    BoLIDLoadReferences,
+    BoLIDFaceAnalysisLoader,
+    MultiRefImageEncoder,
+    PoolingAggregator,
+    BoLIDAdapterLoader,
+    BoLIDAdapterApply,
+    BoLIDDemoModelLoader,
+]
+
+
+class BolidExtension(ComfyExtension):
+    """What ComfyUI loads."""
+
+    async def on_load(self) -> None:
+        register_model_folders()
+
+    async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        return NODES

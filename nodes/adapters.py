@@ -1,0 +1,238 @@
+"""Loading an adapter and applying it to a model."""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+
+import comfy.model_patcher
+import torch
+from comfy_api.v0_0_2 import io
+
+from ..hosts.comfyui import LayerAddress, LoadedAdapter, add_faceid_lora, attach, layer_addresses, load_adapter
+from ..models.branch import Branch
+from ..models.cross_attention import EMBEDS_SCALINGS
+from ..models.layer_weights import WEIGHT_TYPES, layer_weights, parse_transformer_weights
+from ..models.references import Embeds
+from .model_folders import adapter_names, adapter_path, missing_adapter_message
+from .types import CATEGORY, AdapterType, EmbedsType
+
+
+class BoLIDAdapterLoader(io.ComfyNode):
+    """Any public IP-Adapter file of SD1.5 or SDXL, or a BoLID adapter."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="BoLIDAdapterLoader",
+            display_name="Load Adapter (BoLID)",
+            category=CATEGORY,
+            description="Loads an IP-Adapter (base, plus, plus-face, full-face, FaceID, FaceID-plus; SD1.5 and SDXL) "
+            "or a BoLID adapter. The kind is read from the file's tensors, so any file name will do.",
+            search_aliases=["ip-adapter", "ipadapter", "faceid", "face adapter", "load ipadapter"],
+            inputs=[
+                io.Combo.Input(
+                    "adapter_name",
+                    options=adapter_names(),
+                    tooltip="A file in models/bolid or models/ipadapter. If the list is empty, put one there and press R.",
+                ),
+                io.Combo.Input(
+                    "faceid_plus_version",
+                    options=["v2", "v1"],
+                    default="v2",
+                    optional=True,
+                    advanced=True,
+                    tooltip="FaceID-plus files of both versions have the same tensors; this says which one it is. No "
+                    "effect on other adapters.",
+                ),
+            ],
+            outputs=[AdapterType.Output("adapter", tooltip="For BoLIDAdapterApply.")],
+        )
+
+    @classmethod
+    def validate_inputs(cls, adapter_name: str | None) -> bool | str:
+        if adapter_name is None or adapter_name in adapter_names():
+            return True
+        return missing_adapter_message(adapter_name)
+
+    @classmethod
+    def execute(cls, adapter_name: str, faceid_plus_version: str = "v2") -> io.NodeOutput:
+        return io.NodeOutput(
+            load_adapter(adapter_path(adapter_name), faceid_plus_shortcut=faceid_plus_version == "v2")
+        )
+
+
+class BoLIDAdapterApply(io.ComfyNode):
+    """Decoupled cross-attention: text, and the person."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        percent = {"min": 0.0, "max": 1.0, "step": 0.001}
+        return io.Schema(
+            node_id="BoLIDAdapterApply",
+            display_name="Apply Adapter (BoLID)",
+            category=CATEGORY,
+            description="Adds the person in the reference photos to a model. Nothing is computed until sampling starts, "
+            "so changing a weight never encodes again.",
+            search_aliases=["ip-adapter", "apply ipadapter", "faceid", "person", "identity", "face"],
+            inputs=[
+                io.Model.Input("model", tooltip="An SD1.5 or SDXL model. It is not changed."),
+                AdapterType.Input("adapter", tooltip="From BoLIDAdapterLoader; for the same base model family."),
+                EmbedsType.Input(
+                    "face", optional=True, tooltip="The photos, from PoolingAggregator."
+                ),
+                io.Float.Input(
+                    "face_weight",
+                    default=1.0,
+                    min=-1.0,
+                    max=3.0,
+                    step=0.05,
+                    tooltip="How strongly the photos act next to the text. 0: exactly as without the adapter.",
+                ),
+                io.Float.Input(
+                    "start_percent",
+                    default=0.0,
+                    tooltip="Part of the sampling run (0 to 1) from which the photos act. Later: freer composition.",
+                    **percent,
+                ),
+                io.Float.Input(
+                    "end_percent",
+                    default=1.0,
+                    tooltip="Part of the sampling run (0 to 1) until which the photos act. Earlier: freer details.",
+                    **percent,
+                ),
+                io.Mask.Input(
+                    "attn_mask",
+                    optional=True,
+                    advanced=True,
+                    tooltip="Where in the picture the photos act (white). One mask, or one per picture of the batch.",
+                ),
+                io.Combo.Input(
+                    "weight_type",
+                    options=list(WEIGHT_TYPES),
+                    default="linear",
+                    optional=True,
+                    advanced=True,
+                    tooltip="How the weight is spread over the model's layers. 'style transfer' and 'composition' act "
+                    "in the layers known for them only.",
+                ),
+                io.String.Input(
+                    "layer_weights",
+                    default="",
+                    optional=True,
+                    advanced=True,
+                    tooltip="Factor per layer, e.g. 3:1.0, 6:0.5 (SD1.5: 0 to 15, SDXL: 0 to 10, in the order in which "
+                    "they run). Replaces weight_type; layers that are not named get 0.",
+                ),
+                io.Combo.Input(
+                    "embeds_scaling",
+                    options=list(EMBEDS_SCALINGS),
+                    default="V only",
+                    optional=True,
+                    advanced=True,
+                    tooltip="What the weight multiplies. 'V only' is the published form; the others also change how "
+                    "sharply the model looks at the photos ('C penalty': less in narrow layers).",
+                ),
+                io.Boolean.Input(
+                    "skip_middle",
+                    default=False,
+                    optional=True,
+                    advanced=True,
+                    tooltip="Leave out the middle block: reproduces pictures made with ComfyUI_IPAdapter_plus, which "
+                    "never reached it.",
+                ),
+                io.Float.Input(
+                    "lora_strength",
+                    default=1.0,
+                    min=-2.0,
+                    max=2.0,
+                    step=0.05,
+                    optional=True,
+                    advanced=True,
+                    tooltip="Strength of the LoRA inside FaceID files; no separate LoRA file is needed. It acts during "
+                    "the whole sampling run (start and end percent do not reach it) and is left out at face_weight 0.",
+                ),
+            ],
+            outputs=[io.Model.Output("model", tooltip="For a sampler, or for another adapter.")],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        model: comfy.model_patcher.ModelPatcher,
+        adapter: LoadedAdapter,
+        face_weight: float,
+        start_percent: float,
+        end_percent: float,
+        face: Embeds | None = None,
+        attn_mask: torch.Tensor | None = None,
+        weight_type: str = "linear",
+        layer_weights: str = "",
+        embeds_scaling: str = "V only",
+        skip_middle: bool = False,
+        lora_strength: float = 1.0,
+    ) -> io.NodeOutput:
+        if face is None:
+            raise ValueError("Nothing to apply: connect the embeds of PoolingAggregator to 'face'.")
+        _check_numbers(
+            face_weight=face_weight, start_percent=start_percent, end_percent=end_percent, lora_strength=lora_strength
+        )
+        if start_percent > end_percent:
+            raise ValueError(
+                f"start_percent ({start_percent}) is after end_percent ({end_percent}), so the adapter would never act. "
+                "Exchange the two, or set face_weight to 0."
+            )
+        addresses = layer_addresses(model)
+        _check_model(adapter, addresses)
+        adapter.adapter.check_embeds(face)
+        branch = Branch(
+            tokens=partial(adapter.adapter.face_tokens, face),
+            projections=adapter.adapter.ip_adapter,
+            layer_weights=_layer_weights(
+                addresses, face_weight, weight_type, layer_weights, skip_middle
+            ),
+            start_percent=start_percent,
+            end_percent=end_percent,
+            mask=attn_mask,
+            embeds_scaling=embeds_scaling,
+        )
+        model = attach(model, adapter, addresses, [branch])
+        if adapter.lora and lora_strength != 0 and face_weight != 0:
+            add_faceid_lora(model, adapter, addresses, lora_strength)
+        return io.NodeOutput(model)
+
+
+def _layer_weights(
+    addresses: list[LayerAddress], weight: float, weight_type: str, text: str, skip_middle: bool
+) -> dict[int, float]:
+    return layer_weights(
+        [address.layer for address in addresses],
+        weight,
+        weight_type=weight_type,
+        transformer_weights=parse_transformer_weights(text),
+        skip_middle=skip_middle,
+    )
+
+
+def _check_numbers(**numbers: float) -> None:
+    for name, number in numbers.items():
+        if not math.isfinite(number):
+            raise ValueError(f"{name} must be a finite number, got {number}.")
+
+
+def _check_model(adapter: LoadedAdapter, addresses: list[LayerAddress]) -> None:
+    layout = adapter.adapter.layout
+    layers = {address.layer.index: address.layer.hidden_size for address in addresses}
+    width = addresses[0].layer.cross_attention_dim
+    if layers != layout.layers or width != layout.cross_attention_dim:
+        raise ValueError(
+            f"{adapter.name} was made for {_family(len(layout.layers), layout.cross_attention_dim)}, but the connected "
+            f"model is {_family(len(layers), width)}. Choose an adapter for this model in BoLIDAdapterLoader, or load "
+            "another checkpoint."
+        )
+
+
+def _family(layers: int, cross_attention_dim: int) -> str:
+    families = {(16, 768): "SD1.5", (16, 1024): "SD2", (70, 2048): "SDXL"}
+    name = families.get((layers, cross_attention_dim), "another model family")
+    return f"{name} ({layers} cross-attention layers, text width {cross_attention_dim})"

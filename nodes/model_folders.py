@@ -1,0 +1,57 @@
+"""Where the pack's model files live in ComfyUI's models folder."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import folder_paths
+
+ADAPTER_FOLDERS = ("bolid", "ipadapter")
+
+
+def register_model_folders() -> None:
+    """Make models/bolid and models/ipadapter known to ComfyUI; folders that other packs registered are kept."""
+    for name in ADAPTER_FOLDERS:
+        folder_paths.add_model_folder_path(name, os.path.join(folder_paths.models_dir, name))
+        # A newly registered folder accepts every file until it is told its extensions.
+        folder_paths.folder_names_and_paths[name][1].update(folder_paths.supported_pt_extensions)
+
+
+def adapter_names() -> list[str]:
+    """File names in the adapter folders, each once."""
+    names = [name for folder in ADAPTER_FOLDERS for name in folder_paths.get_filename_list(folder)]
+    return list(dict.fromkeys(names))
+
+
+def adapter_path(name: str) -> str:
+    """Full path of an adapter file.
+
+    Raises:
+        FileNotFoundError: no such file in the adapter folders.
+    """
+    for folder in ADAPTER_FOLDERS:
+        path = folder_paths.get_full_path(folder, name)
+        if path is not None:
+            return path
+    raise FileNotFoundError(missing_adapter_message(name))
+
+
+def missing_adapter_message(name: str | None) -> str:
+    """What to tell a user whose adapter is not there."""
+    folders = " or ".join(os.path.join(folder_paths.models_dir, folder) for folder in ADAPTER_FOLDERS)
+    available = adapter_names()
+    listed = f"Available are: {', '.join(available)}." if available else "These folders hold no adapter yet."
+    return f"Adapter {name!r} was not found. Put IP-Adapter or BoLID files into {folders}. {listed}"
+
+
+def insightface_root() -> str:
+    """Folder in which insightface looks for models/<pack>; the one that other face packs use."""
+    return os.path.join(folder_paths.models_dir, "insightface")
+
+
+def insightface_packs() -> list[str]:
+    """Model packs that are there, or could be: the public ones come first."""
+    models = Path(insightface_root(), "models")
+    found = sorted(path.name for path in models.iterdir() if path.is_dir()) if models.is_dir() else []
+    return list(dict.fromkeys(["buffalo_l", "antelopev2", *found]))

@@ -1,0 +1,80 @@
+"""Small models, adapters and embeddings put together, as the hosts' tests need them."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import torch
+
+from .adapter_files import adapter_state_dict
+from .small_models import (
+    SDXL_POOLED_WIDTH,
+    comfy_model,
+    ip_adapter_layers,
+    sample,
+    small_unet,
+    text_conditioning,
+)
+
+FAMILIES = ("sd15", "sdxl")
+ENCODER_WIDTH = 32
+FACE_WIDTH = 24
+GRID_TOKENS = 5
+LATENT_SHAPE = (1, 4, 16, 24)
+
+
+def random(*shape: int, seed: int) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+@cache
+def unet_of(family: str):
+    return small_unet(family, seed=1)
+
+
+@cache
+def model_of(family: str):
+    """The MODEL that tests share; a test that changes it breaks the others, which is the point."""
+    return comfy_model(unet_of(family), family)
+
+
+@cache
+def state_dict_of(layout: str, family: str, seed: int = 6) -> dict[str, torch.Tensor]:
+    """A small adapter file; FaceID-plus for SDXL needs a text width that splits into heads of 64."""
+    unet = unet_of(family)
+    return adapter_state_dict(
+        layout,
+        layers=ip_adapter_layers(unet),
+        cross_attention_dim=unet.config.cross_attention_dim,
+        seed=seed,
+        image_encoder_width=ENCODER_WIDTH,
+        resampler_width=128,
+        face_embeds_width=FACE_WIDTH,
+        lora_rank=4,
+    )
+
+
+def features(photos: int = 1, seed: int = 5) -> dict[str, torch.Tensor]:
+    """Everything that any small adapter reads."""
+    return {
+        "image_embeds": random(photos, ENCODER_WIDTH, seed=seed),
+        "hidden_states": random(photos, GRID_TOKENS, ENCODER_WIDTH, seed=seed + 1),
+        "zero_hidden_states": random(1, GRID_TOKENS, ENCODER_WIDTH, seed=seed + 2),
+        "face_embeds": torch.nn.functional.normalize(random(photos, FACE_WIDTH, seed=seed + 3), dim=-1),
+    }
+
+
+def conditioning(family: str) -> dict[str, Any]:
+    """Positive and negative text for `sample`."""
+    width = unet_of(family).config.cross_attention_dim
+    pooled = SDXL_POOLED_WIDTH if family == "sdxl" else None
+    return {
+        "positive": text_conditioning(width, 21, pooled_width=pooled),
+        "negative": text_conditioning(width, 22, pooled_width=pooled),
+    }
+
+
+def sampled(model: Any, family: str = "sd15", **arguments: Any) -> torch.Tensor:
+    """Three Euler steps with classifier-free guidance, on a picture that is not square."""
+    return sample(model, **{**conditioning(family), "latent_shape": LATENT_SHAPE, "seed": 3, **arguments})
