@@ -363,7 +363,8 @@ def _mask_for_area(
     """Resize a mask [m, H, W] to the latent, cut out the area, and resize that to `size`: [batch, h·w, 1]."""
 
     def resize(x: torch.Tensor, to: tuple[int, int]) -> torch.Tensor:
-        return torch.nn.functional.interpolate(x, size=to, mode="bilinear", antialias=True)
+        # Averages over areas: an edge between two regions stays an edge.
+        return torch.nn.functional.interpolate(x, size=to, mode="area")
 
     resized = resize(mask.float().unsqueeze(1), latent_size)
     if area is not None:

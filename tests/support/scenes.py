@@ -78,3 +78,32 @@ def conditioning(family: str) -> dict[str, Any]:
 def sampled(model: Any, family: str = "sd15", **arguments: Any) -> torch.Tensor:
     """Three Euler steps with classifier-free guidance, on a picture that is not square."""
     return sample(model, **{**conditioning(family), "latent_shape": LATENT_SHAPE, "seed": 3, **arguments})
+
+
+def loaded_adapter(layout: str, family: str = "sd15", seed: int = 6):
+    """An adapter in ComfyUI's care, as BoLIDAdapterLoader hands it out."""
+    import tempfile
+    from pathlib import Path
+
+    from bolid.hosts.comfyui import load_adapter
+
+    from .adapter_files import write_safetensors
+
+    with tempfile.TemporaryDirectory() as folder:
+        return load_adapter(
+            write_safetensors(Path(folder, f"{layout}.safetensors"), state_dict_of(layout, family, seed))
+        )
+
+
+def applied(model: Any, adapter: Any, embeds: Any = None, **arguments: Any):
+    """The model that BoLIDAdapterApply hands out."""
+    from bolid.models.references import Embeds
+    from bolid.nodes.adapters import BoLIDAdapterApply
+
+    given = {"face_weight": 1.0, "start_percent": 0.0, "end_percent": 1.0, **arguments}
+    return BoLIDAdapterApply.execute(model, adapter, face=embeds or Embeds(**features()), **given).result[0]
+
+
+def assert_equal_but_for_rounding(actual: torch.Tensor, expected: torch.Tensor) -> None:
+    """Largest difference at most 1e-4 of the largest value: a random UNet multiplies rounding over the steps."""
+    torch.testing.assert_close(actual, expected, rtol=0, atol=1e-4 * expected.abs().max().item())

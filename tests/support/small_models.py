@@ -121,7 +121,32 @@ def small_unet(
     with torch.random.fork_rng(devices=[]):
         unet = UNet2DConditionModel(sample_size=16, layers_per_block=2, **config)
     _randomise(unet, seed=seed)
-    return unet.to(dtype).eval().requires_grad_(False)
+    if dtype != torch.float32:
+        unet.to(dtype)
+    return unet.eval().requires_grad_(False)
+
+
+def full_size_unet(family: Family) -> UNet2DConditionModel:
+    """Build diffusers' UNet of the real size on the meta device: names and shapes without weights.
+
+    SDXL's addition embedding is left out.
+    """
+    from diffusers import UNet2DConditionModel
+
+    config = {
+        "sd15": {"cross_attention_dim": 768, "attention_head_dim": 8},
+        "sdxl": {
+            "block_out_channels": (320, 640, 1280),
+            "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+            "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+            "cross_attention_dim": 2048,
+            "attention_head_dim": (5, 10, 20),
+            "transformer_layers_per_block": (1, 2, 10),
+            "use_linear_projection": True,
+        },
+    }[family]
+    with torch.device("meta"):
+        return UNet2DConditionModel(**config)
 
 
 def ip_adapter_layers(unet: UNet2DConditionModel) -> list[tuple[int, int]]:
@@ -180,8 +205,8 @@ def comfy_model(
 ) -> comfy.model_patcher.ModelPatcher:
     """Put the weights of `unet` into ComfyUI's own SD1.5 or SDXL model, as its diffusers loader does.
 
-    The weights are copied: `unet` stays as it is. ComfyUI's own model classes set the heads: 8 of them for SD1.5, 64 wide
-    for SDXL.
+    The weights are copied: `unet` stays as it is. ComfyUI's own model classes set the heads: 8 of them for SD1.5,
+    64 wide for SDXL.
 
     Args:
         unet: from `small_unet`, with no adapter loaded.

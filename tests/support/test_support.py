@@ -24,6 +24,7 @@ from .small_models import (
     SDXL_POOLED_WIDTH,
     comfy_model,
     diffusers_with_ip_adapter,
+    full_size_unet,
     ip_adapter_layers,
     prepare_comfy,
     sample,
@@ -98,25 +99,6 @@ def predict_adapted(layout, family, state_dict, *, scale=0.8, **arguments):
     predict = diffusers_with_ip_adapter(unet_of(family), state_dict, scale=scale, **arguments)
     with torch.no_grad():
         return predict(latents, timesteps, text, added)
-
-
-def full_size_unet(family):
-    from diffusers import UNet2DConditionModel
-
-    config = {
-        "sd15": {"cross_attention_dim": 768, "attention_head_dim": 8},
-        "sdxl": {
-            "block_out_channels": (320, 640, 1280),
-            "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
-            "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
-            "cross_attention_dim": 2048,
-            "attention_head_dim": (5, 10, 20),
-            "transformer_layers_per_block": (1, 2, 10),
-            "use_linear_projection": True,
-        },
-    }[family]
-    with torch.device("meta"):
-        return UNet2DConditionModel(**config)
 
 
 # Layer tables

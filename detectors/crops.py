@@ -1,0 +1,97 @@
+"""Cutting a face or a person out of a photo."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+# Where insightface's recognition models expect eyes, nose and mouth in a face of 112 × 112 pixels.
+ARCFACE_TEMPLATE = np.array(
+    [[38.2946, 51.6963], [73.5318, 51.5014], [56.0252, 71.7366], [41.5493, 92.3655], [70.7299, 92.2041]]
+)
+ARCFACE_SIZE = 112
+
+
+def to_uint8(image: torch.Tensor) -> np.ndarray:
+    """A picture [H, W, 1, 3 or 4] in 0 to 1 as RGB pixels [H, W, 3] uint8, as detectors read it."""
+    if image.shape[-1] == 1:
+        image = image.expand(-1, -1, 3)
+    return image[..., :3].mul(255).round().clamp(0, 255).to(torch.uint8).cpu().contiguous().numpy()
+
+
+def square_box(
+    box: tuple[float, float, float, float], *, margin: float, image_size: tuple[int, int]
+) -> tuple[int, int, int, int]:
+    """Grow a box by a margin and make it square.
+
+    Args:
+        box: x0, y0, x1, y1 in pixels.
+        margin: room on every side, as a fraction of the longer side.
+        image_size: height and width of the picture.
+
+    Returns:
+        x0, y0, x1, y1, shifted into the picture where it fits; it reaches beyond it on both sides where it does not.
+    """
+    x0, y0, x1, y1 = box
+    side = max(1, round(max(x1 - x0, y1 - y0) * (1 + 2 * margin)))
+    height, width = image_size
+    left = _placed((x0 + x1) / 2, side, width)
+    top = _placed((y0 + y1) / 2, side, height)
+    return left, top, left + side, top + side
+
+
+def _placed(centre: float, side: int, length: int) -> int:
+    start = round(centre - side / 2)
+    if side > length:
+        return (length - side) // 2
+    return min(max(start, 0), length - side)
+
+
+def crop_square(image: torch.Tensor, box: tuple[int, int, int, int]) -> torch.Tensor:
+    """Cut a box out of a picture [H, W, C]; what lies outside repeats the picture's edge."""
+    x0, y0, x1, y1 = box
+    height, width = image.shape[:2]
+    rows = torch.arange(y0, y1, device=image.device).clamp(0, height - 1)
+    columns = torch.arange(x0, x1, device=image.device).clamp(0, width - 1)
+    return image[rows][:, columns]
+
+
+def align_face(image: torch.Tensor, keypoints: np.ndarray, *, size: int) -> torch.Tensor:
+    """Turn and scale a face onto the ArcFace template, as insightface's `norm_crop` does.
+
+    Args:
+        image: [H, W, 3] in 0 to 1.
+        keypoints: [5, 2] pixels, see `Face.keypoints`.
+        size: side of the result.
+
+    Returns:
+        [size, size, 3]; what lies outside the picture is black.
+    """
+    matrix = similarity_transform(keypoints, ARCFACE_TEMPLATE * (size / ARCFACE_SIZE))
+    # grid_sample does not average, so the picture is reduced first where the face shrinks.
+    shrink = min(1.0, float(np.sqrt(abs(np.linalg.det(matrix[:, :2])))))
+    pixels = image.movedim(-1, 0).unsqueeze(0).float()
+    height, width = image.shape[:2]
+    reduced = (max(1, round(height * shrink)), max(1, round(width * shrink)))
+    if reduced != (height, width):
+        pixels = torch.nn.functional.interpolate(pixels, size=reduced, mode="bilinear", antialias=True)
+    to_source = np.linalg.inv(np.vstack((matrix, (0, 0, 1))))[:2]
+    columns, rows = np.meshgrid(np.arange(size), np.arange(size))
+    source = np.stack((columns, rows, np.ones_like(rows)), axis=-1) @ to_source.T
+    grid = torch.from_numpy((2 * source + 1) / (width, height) - 1).to(pixels).unsqueeze(0)
+    return torch.nn.functional.grid_sample(pixels, grid, align_corners=False)[0].movedim(0, -1)
+
+
+def similarity_transform(source: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """Least-squares rotation, uniform scale and shift: [2, 3] with target ≈ matrix · (x, y, 1).
+
+    Source: Umeyama, "Least-squares estimation of transformation parameters between two point patterns" (1991).
+    """
+    source, target = np.asarray(source, dtype=np.float64), np.asarray(target, dtype=np.float64)
+    source_mean, target_mean = source.mean(axis=0), target.mean(axis=0)
+    centred = source - source_mean
+    left, singular, right = np.linalg.svd((target - target_mean).T @ centred / len(source))
+    mirror = np.array([1.0, np.sign(np.linalg.det(left) * np.linalg.det(right))])
+    rotation = left @ np.diag(mirror) @ right
+    scale = (singular * mirror).sum() / centred.var(axis=0).sum()
+    return np.hstack((scale * rotation, (target_mean - scale * rotation @ source_mean)[:, None]))
