@@ -71,7 +71,9 @@ class MediaPipeFaceDetector:
         self._models = contextlib.ExitStack()
         self._detectors = [
             self._models.enter_context(
-                solutions.face_detection.FaceDetection(model_selection=selection, min_detection_confidence=MIN_CONFIDENCE)
+                solutions.face_detection.FaceDetection(
+                    model_selection=selection, min_detection_confidence=MIN_CONFIDENCE
+                )
             )
             for selection in (1, 0)
         ]
@@ -147,16 +149,16 @@ class InsightFaceAnalysis:
         folder = Path(root, "models", model_pack)
         if not any(folder.glob("*.onnx")):
             raise FileNotFoundError(
-                f"The insightface pack {model_pack!r} is not there: {folder} has no .onnx files. Download {model_pack}.zip "
-                "from insightface's release page and unpack its .onnx files into that folder."
+                f"The insightface pack {model_pack!r} is not there: {folder} has no .onnx files. Download "
+                f"{model_pack}.zip from insightface's release page and unpack its .onnx files into that folder."
             )
         try:
             import onnxruntime
             from insightface.app import FaceAnalysis
         except ImportError as error:
             raise RuntimeError(
-                f"Face analysis needs insightface and onnxruntime ({error}). Install them into ComfyUI's environment with "
-                "`pip install insightface onnxruntime`."
+                f"Face analysis needs insightface and onnxruntime ({error}). Install them into ComfyUI's environment "
+                "with `pip install insightface onnxruntime`."
             ) from error
         available = onnxruntime.get_available_providers()
         if PROVIDERS[provider] not in available:
@@ -174,7 +176,7 @@ class InsightFaceAnalysis:
             )
             self._analysis.prepare(ctx_id=-1 if provider == "CPU" else 0, det_size=(DETECTION_SIZES[0],) * 2)
         if "recognition" not in self._analysis.models:
-            raise RuntimeError(f"The insightface pack in {folder} has no recognition model, which FaceID adapters need.")
+            raise RuntimeError(f"The insightface pack in {folder} has no recognition model; FaceID adapters need one.")
 
     def detect(self, image: np.ndarray) -> list[Face]:
         """See `FaceDetector.detect`; every face has keypoints and an embedding."""

@@ -60,7 +60,7 @@ class MediaPipePersonDetector:
             return []
         lower, upper = joints[visible].min(axis=0), joints[visible].max(axis=0)
         if visible[[NOSE, *SHOULDERS]].all():
-            # The highest joints are the eyes; the top of the head is about as far above the nose as the shoulders below.
+            # The highest joints are the eyes; the head ends about as far above the nose as the shoulders lie below it.
             lower[1] = min(lower[1], 2 * joints[NOSE, 1] - joints[list(SHOULDERS), 1].mean())
         margin = MARGIN * float((upper - lower).max())
         x0, y0 = np.maximum(lower - margin, 0)

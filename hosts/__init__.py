@@ -1,1 +1,4 @@
-"""Attaching an adapter to a UNet, reversibly: `comfyui` for ComfyUI's models, `diffusers` for training and evaluation."""
+"""Attaching an adapter to a UNet, reversibly.
+
+`comfyui` serves ComfyUI's models, `diffusers` serves training and evaluation.
+"""

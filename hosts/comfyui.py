@@ -239,7 +239,7 @@ class _SamplingRun:
         self._latent_size = (x_in.shape[-2], x_in.shape[-1])
         # Guiders order their conditionings differently, so a list is recognised by what the guider calls it.
         negative = [conditioning for name, conditioning in self._guider.conds.items() if "negative" in name]
-        known = [conditioning for conditioning in self._guider.conds.values()]
+        known = list(self._guider.conds.values())
         self._conditional_rows = [
             (0 if any(given is conditioning for conditioning in negative) else 1)
             if any(given is conditioning for conditioning in known)

@@ -20,7 +20,7 @@ HEAD_DIM = 64
 class ImageProjection(nn.Module):
     """One linear layer and a LayerNorm: image_embeds [b, D] → tokens [b, num_tokens, C]."""
 
-    inputs = ("image_embeds",)
+    inputs: tuple[str, ...] = ("image_embeds",)
 
     def __init__(self, *, image_embed_dim: int, cross_attention_dim: int, num_tokens: int, operations: Any = nn):
         super().__init__()
@@ -36,7 +36,7 @@ class ImageProjection(nn.Module):
 class FullImageProjection(nn.Module):
     """A two-layer perceptron over every hidden state ("full face"): [b, T, H] → [b, T, C]."""
 
-    inputs = ("hidden_states",)
+    inputs: tuple[str, ...] = ("hidden_states",)
 
     def __init__(self, *, hidden_size: int, inner_dim: int, cross_attention_dim: int, operations: Any = nn):
         super().__init__()
@@ -54,7 +54,7 @@ class FullImageProjection(nn.Module):
 class FaceIDImageProjection(nn.Module):
     """A two-layer perceptron over an ArcFace vector: face_embeds [b, 512] → tokens [b, num_tokens, C]."""
 
-    inputs = ("face_embeds",)
+    inputs: tuple[str, ...] = ("face_embeds",)
 
     def __init__(
         self, *, face_embed_dim: int, inner_dim: int, cross_attention_dim: int, num_tokens: int, operations: Any = nn
@@ -129,7 +129,7 @@ class PerceiverResampler(nn.Module):
 class PlusImageProjection(PerceiverResampler):
     """Learned latents read the hidden states ("plus"): hidden_states [b, T, H] → tokens [b, num_tokens, C]."""
 
-    inputs = ("hidden_states",)
+    inputs: tuple[str, ...] = ("hidden_states",)
 
     def __init__(
         self,

@@ -18,7 +18,7 @@ SD15_TRANSFORMERS = 16
 _SELECTED_TRANSFORMERS: dict[str, dict[int, dict[int, float]]] = {
     "style transfer": {
         SDXL_TRANSFORMERS: {6: 1.0},
-        SD15_TRANSFORMERS: {index: 1.0 for index in (0, 1, 2, 3, 9, 10, 11, 12, 13, 14, 15)},
+        SD15_TRANSFORMERS: dict.fromkeys((0, 1, 2, 3, 9, 10, 11, 12, 13, 14, 15), 1.0),
     },
     "composition": {SDXL_TRANSFORMERS: {3: 1.0}, SD15_TRANSFORMERS: {4: 0.25, 5: 1.0}},
     "strong style transfer": {

@@ -117,8 +117,8 @@ def _kept_weights(references: References, photo_weights: Sequence[float] | None)
     given = [float(weight) for weight in photo_weights]
     if len(given) != len(references.report):
         raise ValueError(
-            f"photo_weights has {len(given)} values, but MultiRefImageEncoder was given {len(references.report)} photos. "
-            "Give one weight per photo, or leave photo_weights empty."
+            f"photo_weights has {len(given)} values, but MultiRefImageEncoder was given {len(references.report)} "
+            "photos. Give one weight per photo, or leave photo_weights empty."
         )
     if any(not math.isfinite(weight) or weight < 0 for weight in given):
         raise ValueError(f"photo_weights must be finite and not negative, got {given}.")

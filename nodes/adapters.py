@@ -34,7 +34,8 @@ class BoLIDAdapterLoader(io.ComfyNode):
                 io.Combo.Input(
                     "adapter_name",
                     options=adapter_names(),
-                    tooltip="A file in models/bolid or models/ipadapter. If the list is empty, put one there and press R.",
+                    tooltip="A file in models/bolid or models/ipadapter. If the list is empty, put one there "
+                    "and press R.",
                 ),
                 io.Combo.Input(
                     "faceid_plus_version",
@@ -72,8 +73,8 @@ class BoLIDAdapterApply(io.ComfyNode):
             node_id="BoLIDAdapterApply",
             display_name="Apply Adapter (BoLID)",
             category=CATEGORY,
-            description="Adds the person in the reference photos to a model. Nothing is computed until sampling starts, "
-            "so changing a weight never encodes again.",
+            description="Adds the person in the reference photos to a model. Nothing is computed until "
+            "sampling starts, so changing a weight never encodes again.",
             search_aliases=["ip-adapter", "apply ipadapter", "faceid", "person", "identity", "face"],
             inputs=[
                 io.Model.Input("model", tooltip="An SD1.5 or SDXL model. It is not changed."),
@@ -179,8 +180,8 @@ class BoLIDAdapterApply(io.ComfyNode):
         )
         if start_percent > end_percent:
             raise ValueError(
-                f"start_percent ({start_percent}) is after end_percent ({end_percent}), so the adapter would never act. "
-                "Exchange the two, or set face_weight to 0."
+                f"start_percent ({start_percent}) is after end_percent ({end_percent}), so the adapter would never "
+                "act. Exchange the two, or set face_weight to 0."
             )
         addresses = layer_addresses(model)
         _check_model(adapter, addresses)
