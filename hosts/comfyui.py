@@ -24,9 +24,9 @@ from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 from comfy.patcher_extension import WrappersMP, add_wrapper_with_key
 
 from ..models.adapter import Adapter
-from ..models.branch import Branch
+from ..models.branch import CONDITIONAL, UNCONDITIONAL, Branch
 from ..models.checkpoint import adapter_from_state_dict, faceid_lora, read_state_dict
-from ..models.cross_attention import CrossAttentionLayer, KeyValue, add_branch
+from ..models.cross_attention import CrossAttentionLayer, KeyValue, add_branch_by_role
 
 WRAPPER_KEY = "bolid"
 
@@ -198,19 +198,15 @@ class _SamplingRun:
         ]
         self._active = [True] * len(binding.branches)
         self._latent_size: tuple[int, int] = (0, 0)
-        self._conditional_rows: list[int] = []
+        self._roles: list[int] = []
         self._masks: dict[Any, torch.Tensor] = {}
-        self._rows: dict[Any, torch.Tensor] = {}
         patcher = binding.adapter.patcher
         comfy.model_management.load_models_gpu([patcher])
-        dtype = guider.model_patcher.model.get_dtype_inference()
+        device, dtype = patcher.load_device, guider.model_patcher.model.get_dtype_inference()
         with torch.no_grad():
-            self._key_values: dict[torch.device, list[dict[int, KeyValue]]] = {
-                patcher.load_device: [
-                    branch.key_values(device=patcher.load_device, dtype=dtype) for branch in binding.branches
-                ]
+            self._key_values = {
+                (device, dtype): [branch.key_values(device=device, dtype=dtype) for branch in binding.branches]
             }
-        self._home = patcher.load_device
         self._bind(binding)
 
     def _bind(self, binding: _LateBinding) -> None:
@@ -227,7 +223,6 @@ class _SamplingRun:
     def close(self) -> None:
         self._key_values.clear()
         self._masks.clear()
-        self._rows.clear()
 
     def _before_evaluation(
         self, executor: Any, model: Any, conds: list, x_in: torch.Tensor, timestep: torch.Tensor, model_options: dict
@@ -240,10 +235,10 @@ class _SamplingRun:
         # Guiders order their conditionings differently, so a list is recognised by what the guider calls it.
         negative = [conditioning for name, conditioning in self._guider.conds.items() if "negative" in name]
         known = list(self._guider.conds.values())
-        self._conditional_rows = [
-            (0 if any(given is conditioning for conditioning in negative) else 1)
+        self._roles = [
+            (UNCONDITIONAL if any(given is conditioning for conditioning in negative) else CONDITIONAL)
             if any(given is conditioning for conditioning in known)
-            else int(position == 0)
+            else (CONDITIONAL if position == 0 else UNCONDITIONAL)
             for position, given in enumerate(conds)
         ]
         return executor(model, conds, x_in, timestep, model_options)
@@ -260,43 +255,31 @@ class _SamplingRun:
         """The attn2 patch of one layer: the attention that stood there, plus every active branch."""
         hidden_states = attention(query, key, value, extra_options)
         branch_attention = partial(_host_attention, extra_options=extra_options)
-        for number, key_values in enumerate(self._on(query.device)):
+        roles = [self._roles[number] for number in extra_options["cond_or_uncond"]]
+        for number, key_values in enumerate(self._key_values_for(query)):
             if self._active[number] and index in key_values:
-                hidden_states = add_branch(
+                hidden_states = add_branch_by_role(
                     hidden_states,
                     query,
-                    self._rows_for_batch(key_values[index], query, extra_options),
+                    key_values[index],
+                    roles,
                     branch_attention,
                     mask=self._mask_for_batch(number, query, extra_options),
                 )
         return hidden_states
 
-    def _on(self, device: torch.device) -> list[dict[int, KeyValue]]:
-        """K', V' on a device; one copy per device when ComfyUI samples on several."""
-        if device not in self._key_values:
-            self._key_values[device] = [
-                {
-                    index: KeyValue(key=key_value.key.to(device), value=key_value.value.to(device))
-                    for index, key_value in key_values.items()
-                }
-                for key_values in self._key_values[self._home]
-            ]
-        return self._key_values[device]
+    def _key_values_for(self, query: torch.Tensor) -> list[dict[int, list[KeyValue]]]:
+        """K', V' by branch, layer and role, where and in what this layer computes.
 
-    def _rows_for_batch(self, key_value: KeyValue, query: torch.Tensor, extra_options: dict[str, Any]) -> KeyValue:
-        """K', V' row by row for a batch that ComfyUI put together from conditionings."""
-        rows = tuple(self._conditional_rows[number] for number in extra_options["cond_or_uncond"])
-        per_chunk = query.shape[0] // len(rows)
-        key, value = key_value.key.to(query.dtype), key_value.value.to(query.dtype)
-        if rows == (0, 1) and per_chunk == 1:
-            return KeyValue(key=key, value=value)
-        if len(set(rows)) == 1:
-            key, value = (x[rows[0]].expand(query.shape[0], -1, -1) for x in (key, value))
-            return KeyValue(key=key, value=value)
-        cache_key = (rows, per_chunk, query.device)
-        if cache_key not in self._rows:
-            self._rows[cache_key] = torch.tensor(rows, device=query.device).repeat_interleave(per_chunk)
-        return KeyValue(key=key[self._rows[cache_key]], value=value[self._rows[cache_key]])
+        One further copy per device when ComfyUI samples on several.
+        """
+        place = (query.device, query.dtype)
+        if place not in self._key_values:
+            self._key_values[place] = [
+                {index: [key_value.map(lambda x: x.to(query)) for key_value in roles] for index, roles in layers.items()}
+                for layers in next(iter(self._key_values.values()))
+            ]
+        return self._key_values[place]
 
     def _mask_for_batch(
         self, number: int, query: torch.Tensor, extra_options: dict[str, Any]

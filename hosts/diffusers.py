@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from types import TracebackType
 
@@ -14,7 +15,7 @@ from diffusers import UNet2DConditionModel
 from diffusers.models.attention_processor import Attention, AttnProcessor2_0
 
 from ..models.branch import Branch
-from ..models.cross_attention import CrossAttentionLayer, KeyValue, add_branch
+from ..models.cross_attention import CrossAttentionLayer, KeyValue, add_branch_by_role
 
 _SECTIONS = {"down_blocks": "input", "mid_block": "middle", "up_blocks": "output"}
 
@@ -48,49 +49,43 @@ class AttachedBranches:
     def __init__(self, unet: UNet2DConditionModel):
         self._unet = unet
         self._original = dict(unet.attn_processors)
-        self._key_values: list[Mapping[int, KeyValue]] = []
+        self._condition = _Condition()
         processors = dict(self._original)
         for index, name in enumerate(self._original):
             if ".attn2." in name:
-                processors[name] = _BranchProcessor(index, self._key_values)
+                processors[name] = _BranchProcessor(index, self._condition)
         unet.set_attn_processor(processors)
 
     def set_key_values(self, key_values: Sequence[Mapping[int, KeyValue]]) -> None:
-        """Use these K', V' (one mapping per branch; weights folded in) until the next call.
+        """Use these K', V' by layer index N (one mapping per branch) until the next call.
 
-        Their leading dimension is 1 or the UNet's batch. Gradients flow through them, so a training step computes them
-        with `weighted_key_values` from its own tokens and calls this before the UNet.
+        Their batch is 1 or the UNet's. Gradients flow through them: a training step projects its own tokens and calls
+        this before the UNet.
         """
-        self._key_values[:] = key_values
+        self._set([{index: [key_value] for index, key_value in mapping.items()} for mapping in key_values], roles=[0])
 
-    def condition(self, branches: Sequence[Branch], *, rows: Sequence[int]) -> None:
-        """Compute K', V' of the branches once, for a batch whose rows are unconditional (0) or conditional (1).
+    def condition(self, branches: Sequence[Branch], *, roles: Sequence[int]) -> None:
+        """Compute K', V' of the branches once, for batches made of these roles, until the next call.
 
         Args:
             branches: see `Branch`; schedule and mask belong to the ComfyUI host and must be unset.
-            rows: one entry per row of the UNet's batch; (0, 1) for one picture with classifier-free guidance.
+            roles: `UNCONDITIONAL` or `CONDITIONAL` for each of the batch's equal parts; (0, 1) for diffusers'
+                classifier-free guidance.
 
         Raises:
             ValueError: a branch with a schedule or a mask.
         """
         if any(branch.mask is not None or branch.start_percent > 0 or branch.end_percent < 1 for branch in branches):
             raise ValueError("The diffusers host takes branches without mask and without start and end percent.")
-        index = torch.tensor(rows, device=self._unet.device)
-        self.set_key_values(
-            [
-                {
-                    layer: KeyValue(key=key_value.key[index], value=key_value.value[index])
-                    for layer, key_value in branch.key_values(
-                        device=self._unet.device, dtype=self._unet.dtype
-                    ).items()
-                }
-                for branch in branches
-            ]
-        )
+        device, dtype = self._unet.device, self._unet.dtype
+        self._set([branch.key_values(device=device, dtype=dtype) for branch in branches], roles=roles)
+
+    def _set(self, key_values: list[dict[int, list[KeyValue]]], *, roles: Sequence[int]) -> None:
+        self._condition.key_values, self._condition.roles = key_values, roles
 
     def detach(self) -> None:
         """Give every attention layer its own processor back."""
-        self._key_values.clear()
+        self._set([], roles=[0])
         self._unet.set_attn_processor(dict(self._original))
 
     def __enter__(self) -> AttachedBranches:
@@ -121,12 +116,20 @@ def attach(unet: UNet2DConditionModel) -> AttachedBranches:
     return AttachedBranches(unet)
 
 
+@dataclass
+class _Condition:
+    """What all processors of one UNet share: K', V' by branch, layer and role, and the roles of the batch's parts."""
+
+    key_values: list[dict[int, list[KeyValue]]] = field(default_factory=list)
+    roles: Sequence[int] = (0,)
+
+
 class _BranchProcessor:
     """diffusers' default cross-attention, with branches added in front of the output projection."""
 
-    def __init__(self, index: int, key_values: list[Mapping[int, KeyValue]]):
+    def __init__(self, index: int, condition: _Condition):
         self._index = index
-        self._key_values = key_values
+        self._condition = condition
 
     def __call__(
         self,
@@ -145,9 +148,11 @@ class _BranchProcessor:
         attended = attention(
             query, attn.to_k(encoder_hidden_states), attn.to_v(encoder_hidden_states), attention_mask=attention_mask
         )
-        for key_values in self._key_values:
+        for key_values in self._condition.key_values:
             if self._index in key_values:
-                attended = add_branch(attended, query, key_values[self._index], attention)
+                attended = add_branch_by_role(
+                    attended, query, key_values[self._index], self._condition.roles, attention
+                )
         for layer in attn.to_out:
             attended = layer(attended)
         return attended
@@ -161,9 +166,6 @@ def _attention(
     heads: int,
     attention_mask: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    batch = query.shape[0]
-    split = [
-        x.expand(batch, -1, -1).unflatten(-1, (heads, -1)).transpose(1, 2) for x in (query, key, value)
-    ]
+    split = [x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (query, key, value)]
     attended = torch.nn.functional.scaled_dot_product_attention(*split, attn_mask=attention_mask)
     return attended.transpose(1, 2).flatten(2)

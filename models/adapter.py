@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from .branch import ContextTokens
 from .references import Embeds
 
 
@@ -55,7 +56,7 @@ class Adapter(nn.Module):
         self.ip_adapter = ip_adapter
         self.layout = layout
 
-    def face_tokens(self, embeds: Embeds, *, device: torch.device | str, dtype: torch.dtype) -> torch.Tensor:
+    def face_tokens(self, embeds: Embeds, *, device: torch.device | str, dtype: torch.dtype) -> ContextTokens:
         """Context tokens of the face branch.
 
         Args:
@@ -63,7 +64,7 @@ class Adapter(nn.Module):
             device, dtype: where and in what the projection computes.
 
         Returns:
-            [2, k·t, C]: the unconditional tokens first, then the conditional ones of all k photos side by side.
+            Unconditional tokens [1, t, C], and the conditional ones of all k photos side by side [1, k·t, C].
         """
         inputs: dict[str, Any] = {}
         for name in self.image_proj.inputs:
@@ -75,9 +76,7 @@ class Adapter(nn.Module):
         unconditional, conditional = tokens[:1], tokens[1:]
         if embeds.token_weights is not None:
             conditional = conditional * embeds.token_weights.to(tokens).view(-1, 1, 1)
-        # Repeating tokens leaves the attention as it is, and both halves of the batch keep one shape.
-        unconditional = unconditional.repeat(1, conditional.shape[0], 1)
-        return torch.cat((unconditional, conditional.flatten(0, 1).unsqueeze(0)))
+        return unconditional, conditional.flatten(0, 1).unsqueeze(0)
 
     def check_embeds(self, embeds: Embeds) -> None:
         """Raise a ValueError that names the missing node or the right encoder if the embeds do not fit."""

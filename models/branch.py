@@ -9,15 +9,19 @@ from typing import Protocol
 import torch
 from torch import nn
 
-from .cross_attention import KeyValue, weighted_key_values
+from .cross_attention import KeyValue
+
+UNCONDITIONAL, CONDITIONAL = 0, 1
+"""The roles of guidance: positions in `ContextTokens` and in what `Branch.key_values` returns."""
+
+ContextTokens = tuple[torch.Tensor, torch.Tensor]
+"""Unconditional tokens [1, t, C] and conditional tokens [1, s, C]; t and s may differ."""
 
 
 class TokenSource(Protocol):
     """Makes a branch's context tokens once the weights are where they compute."""
 
-    def __call__(self, *, device: torch.device | str, dtype: torch.dtype) -> torch.Tensor:
-        """Return [2, t, C]: unconditional tokens first."""
-        ...
+    def __call__(self, *, device: torch.device | str, dtype: torch.dtype) -> ContextTokens: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +34,7 @@ class Branch:
         layer_weights: λ by layer index N.
         start_percent, end_percent: part of the sampling run in which the branch acts, 0 to 1.
         mask: [m, H, W] in 0 to 1, where the branch acts; m is 1 or one mask per picture of the batch. None: everywhere.
-        embeds_scaling: see `weighted_key_values`.
+        embeds_scaling: see `KeyValue.weighted`.
     """
 
     tokens: TokenSource
@@ -46,12 +50,19 @@ class Branch:
         """False if the branch would change nothing."""
         return any(self.layer_weights.values())
 
-    def key_values(self, *, device: torch.device | str, dtype: torch.dtype) -> dict[int, KeyValue]:
-        """K', V' by layer index N, computed in float32 and returned in `dtype`."""
-        return weighted_key_values(
-            self.projections,
-            self.tokens(device=device, dtype=torch.float32),
-            layer_weights=self.layer_weights,
-            embeds_scaling=self.embeds_scaling,
-            dtype=dtype,
-        )
+    def key_values(self, *, device: torch.device | str, dtype: torch.dtype) -> dict[int, list[KeyValue]]:
+        """K', V' by layer index N and role, computed in float32, weighted, and returned in `dtype`.
+
+        Layers of weight 0 are left out.
+        """
+        tokens = self.tokens(device=device, dtype=torch.float32)
+        counts = [part.shape[1] for part in tokens]
+        joined = torch.cat(tokens, dim=1)
+        return {
+            index: [
+                key_value.weighted(weight, self.embeds_scaling).map(lambda x: x.to(dtype))
+                for key_value in self.projections[str(index)](joined).split(counts)
+            ]
+            for index, weight in self.layer_weights.items()
+            if weight != 0
+        }

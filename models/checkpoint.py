@@ -20,6 +20,7 @@ from .build import build_adapter
 
 StateDict = dict[str, torch.Tensor]
 
+_SAFETENSORS_SUFFIXES = (".safetensors", ".sft")
 _KEY_VALUE = re.compile(r"ip_adapter\.(\d+)\.to_([kv])_ip\.weight")
 _LORA = re.compile(r"ip_adapter\.(\d+)\.to_(q|k|v|out)_lora\.(down|up)\.weight")
 
@@ -27,13 +28,13 @@ _LORA = re.compile(r"ip_adapter\.(\d+)\.to_(q|k|v|out)_lora\.(down|up)\.weight")
 def read_state_dict(path: str | Path) -> StateDict:
     """Read an adapter file as a flat state dict with the prefixes `image_proj.` and `ip_adapter.`.
 
-    Safetensors are memory-mapped. Pickled files (.bin, .pt, .pth, .ckpt) are read with `weights_only=True`.
+    Safetensors (.safetensors, .sft) are memory-mapped. Pickled files (.bin, .pt, .pth, .ckpt) are read with `weights_only=True`.
 
     Raises:
         ValueError: the file is truncated, is no such file, or holds anything but tensors.
     """
     path = Path(path)
-    tensors = _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickled(path)
+    tensors = _read_safetensors(path) if path.suffix in _SAFETENSORS_SUFFIXES else _read_pickled(path)
     return {re.sub(r"^adapter_modules\.", "ip_adapter.", key): tensor for key, tensor in tensors.items()}
 
 

@@ -8,8 +8,9 @@ Source: IP-Adapter, equation 5 (https://arxiv.org/abs/2308.06721).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
 import torch
@@ -42,7 +43,7 @@ class CrossAttentionLayer:
 
 @dataclass(frozen=True, kw_only=True)
 class KeyValue:
-    """K' and V' of one layer: [b, t, h] each; where b is 2 the rows are (unconditional, conditional)."""
+    """K' and V' of one layer, [b, t, h] each."""
 
     key: torch.Tensor
     value: torch.Tensor
@@ -50,6 +51,38 @@ class KeyValue:
     @property
     def nbytes(self) -> int:
         return self.key.nbytes + self.value.nbytes
+
+    def map(self, function: Callable[[torch.Tensor], torch.Tensor]) -> KeyValue:
+        """The same function of both."""
+        return KeyValue(key=function(self.key), value=function(self.value))
+
+    def split(self, tokens: Sequence[int]) -> list[KeyValue]:
+        """Consecutive groups of tokens."""
+        pairs = zip(self.key.split(tokens, dim=1), self.value.split(tokens, dim=1), strict=True)
+        return [KeyValue(key=key, value=value) for key, value in pairs]
+
+    def weighted(self, weight: float, embeds_scaling: str = "V only") -> KeyValue:
+        """Fold a branch's weight λ in, so that no step has to multiply by it.
+
+        Args:
+            embeds_scaling: what λ multiplies. "V only" gives λ·Attn(Q, K', V'), the paper's form; the others also
+                sharpen or flatten the attention by scaling K'. "C penalty" multiplies λ by h/1280 first, so that
+                narrow layers get less.
+
+        Raises:
+            ValueError: unknown embeds_scaling.
+        """
+        key, value = self.key, self.value
+        if embeds_scaling.endswith("C penalty"):
+            weight = weight * key.shape[-1] / 1280
+        if embeds_scaling == "V only":
+            return KeyValue(key=key, value=value * weight)
+        if embeds_scaling.startswith("K+V"):
+            return KeyValue(key=key * weight, value=value * weight)
+        if embeds_scaling.startswith("K+mean(V)"):
+            mean = value.mean(dim=1, keepdim=True)
+            return KeyValue(key=key * weight, value=value - mean + mean * weight)
+        raise ValueError(f"Unknown embeds_scaling {embeds_scaling!r}; choose one of {', '.join(EMBEDS_SCALINGS)}.")
 
 
 class KeyValueProjection(nn.Module):
@@ -83,46 +116,6 @@ def key_value_projections(
     )
 
 
-def weighted_key_values(
-    projections: nn.ModuleDict,
-    tokens: torch.Tensor,
-    *,
-    layer_weights: Mapping[int, float],
-    embeds_scaling: str = "V only",
-    dtype: torch.dtype | None = None,
-) -> dict[int, KeyValue]:
-    """K', V' of every layer whose weight is not 0, with the weight λ folded in.
-
-    Args:
-        tokens: context tokens [b, t, C].
-        layer_weights: λ by layer index N; layers without a weight are left out.
-        embeds_scaling: what λ multiplies. "V only" is λ·Attn(Q, K', V'), the paper's form; the others also sharpen or
-            flatten the attention by scaling K'. "C penalty" divides λ by 1280/h, so that narrow layers get less.
-        dtype: dtype of the result; that of the tokens by default.
-    """
-    key_values = {}
-    for index, weight in layer_weights.items():
-        if weight == 0:
-            continue
-        key_value = _scaled(projections[str(index)](tokens), weight, embeds_scaling)
-        key_values[index] = KeyValue(key=key_value.key.to(dtype=dtype), value=key_value.value.to(dtype=dtype))
-    return key_values
-
-
-def _scaled(key_value: KeyValue, weight: float, embeds_scaling: str) -> KeyValue:
-    key, value = key_value.key, key_value.value
-    if embeds_scaling.endswith("C penalty"):
-        weight = weight * key.shape[-1] / 1280
-    if embeds_scaling == "V only":
-        return KeyValue(key=key, value=value * weight)
-    if embeds_scaling.startswith("K+V"):
-        return KeyValue(key=key * weight, value=value * weight)
-    if embeds_scaling.startswith("K+mean(V)"):
-        mean = value.mean(dim=1, keepdim=True)
-        return KeyValue(key=key * weight, value=value - mean + mean * weight)
-    raise ValueError(f"Unknown embeds_scaling {embeds_scaling!r}; choose one of {', '.join(EMBEDS_SCALINGS)}.")
-
-
 def add_branch(
     hidden_states: torch.Tensor,
     query: torch.Tensor,
@@ -136,10 +129,38 @@ def add_branch(
     Args:
         hidden_states: [b, n, h], not modified.
         query: [b, n, h].
-        key_value: rows matching the batch, the branch's weight folded in.
+        key_value: of batch b or 1, the branch's weight folded in.
         mask: [b or 1, n, 1] factor per position, or None for everywhere.
     """
-    attended = attention(query, key_value.key, key_value.value)
+    batched = key_value.map(lambda x: x.expand(query.shape[0], -1, -1))
+    attended = attention(query, batched.key, batched.value)
     if mask is None:
         return hidden_states + attended
     return torch.addcmul(hidden_states, attended, mask)
+
+
+def add_branch_by_role(
+    hidden_states: torch.Tensor,
+    query: torch.Tensor,
+    key_values: Sequence[KeyValue],
+    roles: Sequence[int],
+    attention: Attention,
+    *,
+    mask: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """`add_branch` for a batch whose parts need different K', V', such as the two halves of guidance.
+
+    The parts attend apart, because they may have different numbers of tokens, and because nothing needs to be copied
+    to line K', V' up with the batch.
+
+    Args:
+        key_values: by role.
+        roles: the role of each of the batch's equal parts, in order.
+    """
+    size = query.shape[0] // len(roles)
+    parts, start = [], 0
+    for role, group in groupby(roles):
+        rows = slice(start, start := start + size * len(list(group)))
+        part_mask = mask[rows] if mask is not None and mask.shape[0] > 1 else mask
+        parts.append(add_branch(hidden_states[rows], query[rows], key_values[role], attention, mask=part_mask))
+    return parts[0] if len(parts) == 1 else torch.cat(parts)

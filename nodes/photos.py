@@ -121,14 +121,21 @@ def photo_paths(folder: str, files: str) -> list[Path]:
         return paths
     if not base.is_dir():
         raise ValueError(f"There is no folder {folder.strip()!r} in ComfyUI's input folder {root}.")
-    paths = [path for path in base.iterdir() if path.suffix.lower() in PHOTO_EXTENSIONS and path.is_file()]
+    found = [path for path in base.iterdir() if path.suffix.lower() in PHOTO_EXTENSIONS]
+    found.sort(key=lambda path: (_natural_order(path.name), path.name))
+    # A link in the folder may lead out of it.
+    paths = [_inside(root, str(path.relative_to(root))) for path in found if path.is_file()]
     if not paths:
         raise ValueError(f"The folder {base} has no photo ({', '.join(sorted(PHOTO_EXTENSIONS))}).")
-    return sorted(paths, key=lambda path: _natural_order(path.name))
+    return paths
 
 
 def _inside(root: Path, name: str) -> Path:
-    path = Path(root, name).resolve()
+    try:
+        path = Path(root, name).resolve()
+        path.is_file()
+    except (OSError, RuntimeError, ValueError) as error:  # too long, links in a circle, a zero byte
+        raise ValueError(f"{name[:200]!r} is no usable file or folder name ({error}).") from error
     if not path.is_relative_to(root):
         raise ValueError(f"{name!r} lies outside ComfyUI's input folder; only photos inside it can be loaded.")
     return path
@@ -136,7 +143,7 @@ def _inside(root: Path, name: str) -> Path:
 
 def _natural_order(name: str) -> list[tuple[bool, int, str]]:
     parts = re.split(r"(\d+)", name.lower())
-    return [(part.isdigit(), int(part) if part.isdigit() else 0, part) for part in parts]
+    return [(part.isdecimal(), int(part) if part.isdecimal() else 0, part) for part in parts]
 
 
 def read_photo(path: Path) -> torch.Tensor:
@@ -156,7 +163,9 @@ def read_photo(path: Path) -> torch.Tensor:
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I") or image.mode == "F":  # 16-bit greyscale
+    if image.mode == "F":
+        raise ValueError("its pixels are floating-point numbers; save it with 8 or 16 bits.")
+    if image.mode.startswith("I"):  # 16-bit greyscale
         image = Image.fromarray((np.asarray(image, dtype=np.float32) / 65535 * 255).clip(0, 255).astype(np.uint8))
     if image.has_transparency_data:
         image = image.convert("RGBA")

@@ -81,7 +81,8 @@ def test_attention_override_sees_every_attention(adapter):
     expected = sampled(model, steps=1)
     model.model_options["transformer_options"]["optimized_attention_override"] = override
     assert torch.equal(sampled(model, steps=1), expected)
-    assert calls.count(77) == 16 and calls.count(16) == 16  # text and photos, once per layer
+    # Once per layer: text for the whole batch; photos for either half of the guidance.
+    assert calls.count(77) == 16 and calls.count(16) == 2 * 16
 
 
 def test_lora_in_either_order(adapter):
@@ -195,9 +196,10 @@ def test_key_values_take_the_models_compute_dtype(adapter):
     dtypes = set()
 
     class Noted(comfyui._SamplingRun):
-        def _rows_for_batch(self, key_value, query, extra_options):
-            dtypes.add((key_value.key.dtype, query.dtype))
-            return super()._rows_for_batch(key_value, query, extra_options)
+        def _mask_for_batch(self, number, query, extra_options):
+            kept = [kv.key.dtype for layers in self._key_values_for(query) for roles in layers.values() for kv in roles]
+            dtypes.update((dtype, query.dtype) for dtype in kept)
+            return super()._mask_for_batch(number, query, extra_options)
 
     model = comfy_model(unet_of("sd15"), "sd15", dtype=torch.float16)
     model.model.manual_cast_dtype = torch.bfloat16
@@ -276,7 +278,7 @@ def test_other_guiders_get_the_right_tokens(adapter, guider):
         def _before_evaluation(self, executor, model, conds, *arguments):
             result = super()._before_evaluation(executor, model, conds, *arguments)
             names = [next(n for n, c in self._guider.conds.items() if c is given) for given in conds]
-            rows.update(zip(names, self._conditional_rows, strict=True))
+            rows.update(zip(names, self._roles, strict=True))
             return result
 
     texts = conditioning("sd15")

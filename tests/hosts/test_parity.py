@@ -98,7 +98,7 @@ def test_diffusers_host_equals_diffusers(family, layout, shortcut):
     with attach_to_diffusers(unet) as attached:
         torch.testing.assert_close(predict(), before, rtol=0, atol=1e-6)
         branch = branch_of(adapter, cross_attention_layers(unet), Embeds(**features(PHOTOS)))
-        attached.condition([branch], rows=(0, 1))
+        attached.condition([branch], roles=(0, 1))
         result = predict()
     assert (result - before).abs().max() > 1e-2
     torch.testing.assert_close(result, expected, rtol=0, atol=1e-5)
@@ -144,7 +144,7 @@ def test_comfyui_host_equals_diffusers_host(family, layout):
     )
     unet = copy.deepcopy(unet_of(family))
     with attach_to_diffusers(unet) as attached:
-        attached.condition([branch], rows=[1 - row for row in cond_or_uncond])
+        attached.condition([branch], roles=[1 - row for row in cond_or_uncond])
         expected = unet(x, timesteps, encoder_hidden_states=context, added_cond_kwargs=added).sample
     torch.testing.assert_close(output, expected, rtol=0, atol=1e-4)
     plain = unet(x, timesteps, encoder_hidden_states=context, added_cond_kwargs=added).sample
@@ -196,20 +196,16 @@ def test_diffusers_host_refuses_what_it_cannot_combine():
         start_percent=0.5,
     )
     with attach_to_diffusers(unet) as attached, pytest.raises(ValueError, match="start and end percent"):
-        attached.condition([branch], rows=(0, 1))
+        attached.condition([branch], roles=(0, 1))
 
 
 def test_gradients_reach_the_adapter():
-    from bolid.models.cross_attention import weighted_key_values
-
     unet = copy.deepcopy(unet_of("sd15"))
     adapter = adapter_from_state_dict(state_dict_of("base", "sd15"), name="base").requires_grad_(True)
     latents, timesteps, text, _ = unet_inputs("sd15")
     tokens = adapter.image_proj(features(2)["image_embeds"])
     with attach_to_diffusers(unet) as attached:
-        attached.set_key_values(
-            [weighted_key_values(adapter.ip_adapter, tokens, layer_weights=dict.fromkeys(adapter.layout.layers, 1.0))]
-        )
+        attached.set_key_values([{index: adapter.ip_adapter[str(index)](tokens) for index in adapter.layout.layers}])
         unet(latents, timesteps, encoder_hidden_states=text).sample.square().mean().backward()
     assert all(parameter.grad.abs().max() > 0 for parameter in adapter.parameters())
     assert all(parameter.grad is None for parameter in unet.parameters())

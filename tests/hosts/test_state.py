@@ -117,7 +117,7 @@ def test_key_values_are_gone_after_sampling(adapter):
         def __init__(self, *arguments):
             super().__init__(*arguments)
             for by_branch in self._key_values.values():
-                tensors.extend(weakref.ref(kv.key) for by_layer in by_branch for kv in by_layer.values())
+                tensors.extend(weakref.ref(kv.key) for layers in by_branch for roles in layers.values() for kv in roles)
 
     def fail(step, x0, x, total_steps):
         raise RuntimeError("out of paint")
@@ -128,7 +128,7 @@ def test_key_values_are_gone_after_sampling(adapter):
         with pytest.raises(RuntimeError) as caught:
             sampled(model, callback=fail)
         gc.collect()
-        assert len(tensors) == 16
+        assert len(tensors) == 2 * 16
         assert not [tensor for tensor in tensors if tensor() is not None]
         assert caught.value.__traceback__ is not None
 
@@ -177,9 +177,9 @@ def test_every_layer_fires(family, layers, skip_middle):
     fired = set()
 
     class Noted(comfyui._SamplingRun):
-        def _rows_for_batch(self, key_value, query, extra_options):
+        def _mask_for_batch(self, number, query, extra_options):
             fired.add((*extra_options["block"], extra_options["block_index"]))
-            return super()._rows_for_batch(key_value, query, extra_options)
+            return super()._mask_for_batch(number, query, extra_options)
 
     model = applied(model_of(family), loaded_adapter("base", family), skip_middle=skip_middle)
     with pytest.MonkeyPatch.context() as patch:

@@ -1,0 +1,1 @@
+"""Side-by-side performance measurements; `scripts/bench` runs them and prints tables. They assert nothing."""

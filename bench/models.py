@@ -1,0 +1,196 @@
+"""Models of real size with random weights, adapters for them, and the designs that are compared."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..models.adapter import Adapter, AdapterLayout
+from ..models.build import build_adapter
+from ..models.references import Embeds
+
+
+def prepare_comfyui() -> None:
+    """Make ComfyUI importable in this process, on the CPU."""
+    import os
+
+    sys.path.insert(0, os.environ["COMFYUI_DIR"])
+    from comfy.cli_args import args
+
+    args.cpu = True
+    import comfy.options
+
+    comfy.options.args_parsing = False
+
+
+UNET_CONFIGS: dict[str, dict[str, Any]] = {
+    "sd15": {
+        "channel_mult": [1, 2, 4, 4],
+        "num_res_blocks": [2, 2, 2, 2],
+        "transformer_depth": [1, 1, 1, 1, 1, 1, 0, 0],
+        "transformer_depth_output": [1, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0],
+        "transformer_depth_middle": 1,
+        "context_dim": 768,
+        "use_linear_in_transformer": False,
+        "adm_in_channels": None,
+    },
+    "sdxl": {
+        "channel_mult": [1, 2, 4],
+        "num_res_blocks": [2, 2, 2],
+        "transformer_depth": [0, 0, 2, 2, 10, 10],
+        "transformer_depth_output": [0, 0, 0, 2, 2, 2, 10, 10, 10],
+        "transformer_depth_middle": 10,
+        "context_dim": 2048,
+        "use_linear_in_transformer": True,
+        "num_classes": "sequential",
+        "adm_in_channels": 2816,
+    },
+}
+
+
+def unet_model(family: str, *, on_meta: bool = False) -> Any:
+    """A MODEL with the real UNet's sizes; on the meta device it has structure but no weights."""
+    import comfy.model_management
+    import comfy.model_patcher
+    import comfy.supported_models
+
+    config = {"sd15": comfy.supported_models.SD15, "sdxl": comfy.supported_models.SDXL}[family](
+        {
+            "image_size": 32,
+            "in_channels": 4,
+            "out_channels": 4,
+            "model_channels": 320,
+            "use_spatial_transformer": True,
+            "legacy": False,
+            "use_temporal_attention": False,
+            "use_temporal_resblock": False,
+            **UNET_CONFIGS[family],
+        }
+    )
+    config.set_inference_dtype(torch.float32, None)
+    model = config.get_model({}, device="meta" if on_meta else "cpu")
+    if not on_meta:
+        with torch.no_grad():
+            generator = torch.Generator().manual_seed(0)
+            for parameter in model.diffusion_model.parameters():
+                if parameter.ndim < 2:
+                    parameter.fill_(0.5)
+                else:
+                    parameter.normal_(std=parameter[0].numel() ** -0.5, generator=generator)
+    device = comfy.model_management.get_torch_device()
+    return comfy.model_patcher.ModelPatcher(model, load_device=device, offload_device=torch.device("cpu"))
+
+
+def adapter_layout(kind: str, model: Any) -> AdapterLayout:
+    """Layout of the public base or plus adapter for this model."""
+    from ..hosts.comfyui import layer_addresses
+
+    addresses = layer_addresses(model)
+    width = addresses[0].layer.cross_attention_dim
+    common: dict[str, Any] = {
+        "kind": kind,
+        "cross_attention_dim": width,
+        "layers": dict(sorted((address.layer.index, address.layer.hidden_size) for address in addresses)),
+    }
+    if kind == "base":
+        return AdapterLayout(num_tokens=4, image_embed_dim=1024, **common)
+    return AdapterLayout(
+        num_tokens=16, hidden_size=1280, inner_dim=1280 if width == 2048 else width, depth=4, **common
+    )
+
+
+def loaded_adapter(kind: str, model: Any) -> Any:
+    """A `BOLID_ADAPTER` of real size with torch's initial weights."""
+    import comfy.model_management
+    import comfy.model_patcher
+    import comfy.ops
+
+    from ..hosts.comfyui import LoadedAdapter
+
+    layout = adapter_layout(kind, model)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        weights = build_adapter(layout).state_dict()
+    with torch.device("meta"):
+        adapter = build_adapter(layout, operations=comfy.ops.manual_cast)
+    adapter.load_state_dict(weights, assign=True)
+    adapter.eval().requires_grad_(False)
+    device = comfy.model_management.get_torch_device()
+    patcher = comfy.model_patcher.ModelPatcher(adapter, load_device=device, offload_device=torch.device("cpu"))
+    return LoadedAdapter(name=kind, adapter=adapter, patcher=patcher)
+
+
+def embeds(kind: str, photos: int) -> Embeds:
+    generator = torch.Generator().manual_seed(1)
+    if kind == "base":
+        return Embeds(image_embeds=torch.randn(photos, 1024, generator=generator))
+    return Embeds(
+        hidden_states=torch.randn(photos, 257, 1280, generator=generator),
+        zero_hidden_states=torch.randn(1, 257, 1280, generator=generator),
+    )
+
+
+def with_bolid(model: Any, adapter: Any, given: Embeds) -> Any:
+    """What BoLIDAdapterApply makes of a model."""
+    from ..hosts.comfyui import attach, layer_addresses
+    from ..models.branch import Branch
+    from ..models.layer_weights import layer_weights
+
+    addresses = layer_addresses(model)
+    branch = Branch(
+        tokens=partial(adapter.adapter.face_tokens, given),
+        projections=adapter.adapter.ip_adapter,
+        layer_weights=layer_weights([address.layer for address in addresses], 1.0),
+    )
+    return attach(model, adapter, addresses, [branch])
+
+
+def with_classic(model: Any, adapter: Any, given: Embeds) -> Any:
+    """The classic design: patches at graph time that project the tokens to K', V' in every layer and every step."""
+    from comfy.ldm.modules.attention import optimized_attention
+
+    from ..hosts.comfyui import layer_addresses
+
+    module: Adapter = adapter.adapter
+    unconditional, conditional = module.face_tokens(given, device="cpu", dtype=torch.float32)
+    # Both halves of the batch need one shape; repeated tokens leave the attention as it is.
+    tokens = torch.cat((unconditional.repeat(1, conditional.shape[1] // unconditional.shape[1], 1), conditional))
+    model = model.clone()
+
+    def patch(layer: Callable[..., Any]) -> Callable[..., torch.Tensor]:
+        def attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, extra_options: dict) -> torch.Tensor:
+            hidden_states = optimized_attention(q, k, v, extra_options["n_heads"])
+            key_value = layer(tokens[[1 - row for row in extra_options["cond_or_uncond"]]])
+            return hidden_states + optimized_attention(q, key_value.key, key_value.value, extra_options["n_heads"])
+
+        return attention
+
+    for address in layer_addresses(model):
+        model.set_model_attn2_replace(patch(module.ip_adapter[str(address.layer.index)]), *address.block)
+    return model
+
+
+DESIGNS = {"BoLID": with_bolid, "classic": with_classic}
+TOKENS = {4: ("base", 1), 16: ("plus", 1), 144: ("plus", 9)}
+"""Tokens in the attention → adapter kind and number of photos side by side."""
+
+
+def folder_for_files() -> Any:
+    """A temporary folder for files of several hundred MB."""
+    import tempfile
+
+    return tempfile.TemporaryDirectory(prefix="bolid-bench-", ignore_cleanup_errors=True)
+
+
+def write_adapter(path: Path, layout: AdapterLayout, *, dtype: torch.dtype = torch.float16) -> None:
+    """A file of the public layout with weights of one value: their values cost no time."""
+    from safetensors.torch import save_file
+
+    with torch.device("meta"):
+        shapes = {name: tensor.shape for name, tensor in build_adapter(layout).state_dict().items()}
+    save_file({name: torch.full(shape, 0.01, dtype=dtype) for name, shape in shapes.items()}, path)
