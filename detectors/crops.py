@@ -13,7 +13,16 @@ ARCFACE_SIZE = 112
 
 
 def to_uint8(image: torch.Tensor) -> np.ndarray:
-    """A picture [H, W, 1, 3 or 4] in 0 to 1 as RGB pixels [H, W, 3] uint8, as detectors read it."""
+    """A picture [H, W, 1, 3 or 4] in 0 to 1 as RGB pixels [H, W, 3] uint8, as detectors read it.
+
+    Raises:
+        ValueError: the picture has NaN, of which no pixel can be made.
+    """
+    if image.isnan().any():
+        raise ValueError(
+            "A photo has values that are no numbers (NaN), so nothing can be found in it. Look at it with "
+            "'Preview Image'; a picture that was generated in too low a precision has to be made again."
+        )
     if image.shape[-1] == 1:
         image = image.expand(-1, -1, 3)
     return image[..., :3].mul(255).round().clamp(0, 255).to(torch.uint8).cpu().contiguous().numpy()

@@ -13,7 +13,7 @@ MIN_VISIBILITY = 0.5
 MARGIN = 0.1
 """Room around the joints, as a fraction of the box's longer side: joints end at wrists and ankles."""
 
-NOSE, SHOULDERS = 0, (11, 12)
+EYES, MOUTH = (2, 5), (9, 10)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,10 +58,13 @@ class MediaPipePersonDetector:
         )
         if visible.sum() < 2:
             return []
-        lower, upper = joints[visible].min(axis=0), joints[visible].max(axis=0)
-        if visible[[NOSE, *SHOULDERS]].all():
-            # The highest joints are the eyes; the head ends about as far above the nose as the shoulders lie below it.
-            lower[1] = min(lower[1], 2 * joints[NOSE, 1] - joints[list(SHOULDERS), 1].mean())
+        extent = joints[visible]
+        if visible[[*EYES, *MOUTH]].all():
+            # No joint marks the hair or the chin; both lie in line with eyes and mouth, hair about two eye-to-mouth
+            # distances above the eyes, the chin less than one below the mouth.
+            eyes, mouth = joints[list(EYES)].mean(axis=0), joints[list(MOUTH)].mean(axis=0)
+            extent = np.vstack((extent, 3 * eyes - 2 * mouth, 2 * mouth - eyes))
+        lower, upper = extent.min(axis=0), extent.max(axis=0)
         margin = MARGIN * float((upper - lower).max())
         x0, y0 = np.maximum(lower - margin, 0)
         x1, y1 = np.minimum(upper + margin, (width, height))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import pickle
 import re
+import textwrap
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -28,13 +29,14 @@ _LORA = re.compile(r"ip_adapter\.(\d+)\.to_(q|k|v|out)_lora\.(down|up)\.weight")
 def read_state_dict(path: str | Path) -> StateDict:
     """Read an adapter file as a flat state dict with the prefixes `image_proj.` and `ip_adapter.`.
 
-    Safetensors (.safetensors, .sft) are memory-mapped. Pickled files (.bin, .pt, .pth, .ckpt) are read with `weights_only=True`.
+    Safetensors (.safetensors, .sft) are memory-mapped. Pickled files (.bin, .pt, .pth, .ckpt) are read with
+    `weights_only=True`.
 
     Raises:
         ValueError: the file is truncated, is no such file, or holds anything but tensors.
     """
     path = Path(path)
-    tensors = _read_safetensors(path) if path.suffix in _SAFETENSORS_SUFFIXES else _read_pickled(path)
+    tensors = _read_safetensors(path) if path.suffix.lower() in _SAFETENSORS_SUFFIXES else _read_pickled(path)
     return {re.sub(r"^adapter_modules\.", "ip_adapter.", key): tensor for key, tensor in tensors.items()}
 
 
@@ -60,7 +62,9 @@ def _read_pickled(path: Path) -> StateDict:
             f"{path.name} was refused: it is not a file of plain tensors, and opening it could run code. Use the "
             ".safetensors file of this adapter."
         ) from error
-    except (RuntimeError, EOFError, OSError) as error:
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # unpickling damaged bytes raises nearly anything
         raise ValueError(
             f"{path.name} could not be read ({error}). It may be an incomplete download: "
             f"it has {path.stat().st_size:,} bytes; compare with the source and download it again."
@@ -70,7 +74,7 @@ def _read_pickled(path: Path) -> StateDict:
         if isinstance(entry, dict):
             flat.update({f"{key}.{name}": value for name, value in entry.items()})
         else:
-            flat[key] = entry
+            flat[str(key)] = entry
     return {key: value for key, value in flat.items() if isinstance(value, torch.Tensor)}
 
 
@@ -84,33 +88,31 @@ def detect_layout(state_dict: StateDict, *, name: str) -> AdapterLayout:
     Raises:
         ValueError: not an IP-Adapter file, or one of a layout that is not known.
     """
-    layers = {
-        int(match[1]): tensor.shape[0]
-        for key, tensor in state_dict.items()
-        if (match := _KEY_VALUE.fullmatch(key)) and match[2] == "k"
-    }
     shape = {
         key.removeprefix("image_proj."): tuple(tensor.shape)
         for key, tensor in state_dict.items()
         if key.startswith("image_proj.")
     }
-    if not layers or not shape:
+    key_values = {
+        int(match[1]): tuple(tensor.shape)
+        for key, tensor in state_dict.items()
+        if (match := _KEY_VALUE.fullmatch(key)) and tensor.ndim == 2
+    }
+    if not key_values or not shape:
         raise ValueError(f"{name} is not an IP-Adapter or BoLID adapter file: {_what_it_looks_like(state_dict)}")
     ranks = {
         tensor.shape[0]
         for key, tensor in state_dict.items()
-        if (match := _LORA.fullmatch(key)) and match[3] == "down"
-    }
-    common: dict[str, Any] = {
-        "layers": dict(sorted(layers.items())),
-        "cross_attention_dim": next(
-            tensor.shape[1] for key, tensor in state_dict.items() if _KEY_VALUE.fullmatch(key)
-        ),
-        "lora_rank": max(ranks, default=None),
+        if (match := _LORA.fullmatch(key)) and match[3] == "down" and tensor.ndim == 2
     }
     try:
-        return AdapterLayout(**_projection_layout(shape), **common)
-    except (KeyError, IndexError):
+        return AdapterLayout(
+            **_projection_layout(shape),
+            layers={index: hidden_size for index, (hidden_size, _) in sorted(key_values.items())},
+            cross_attention_dim=next(iter(key_values.values()))[1],
+            lora_rank=max(ranks, default=None),
+        )
+    except (KeyError, IndexError, ValueError, ZeroDivisionError):
         raise ValueError(
             f"{name} has an image projection that BoLID does not know (tensors {', '.join(sorted(shape)[:6])}, …). "
             "Known are the base, plus, plus-face, full-face, FaceID, FaceID-portrait and FaceID-plus layouts of SD1.5 "
@@ -180,7 +182,7 @@ def adapter_from_state_dict(
         faceid_plus_shortcut, operations: see `build_adapter`.
 
     Raises:
-        ValueError: unknown layout; missing, unexpected or misshapen tensors.
+        ValueError: unknown layout; missing, unexpected or misshapen tensors, those of the LoRA included.
     """
     layout = detect_layout(state_dict, name=name)
     with torch.device("meta"):
@@ -189,10 +191,32 @@ def adapter_from_state_dict(
     try:
         adapter.load_state_dict(weights, strict=True, assign=True)
     except RuntimeError as error:
+        # One line per problem after the first; hundreds of layers may have the same one.
+        problems = textwrap.shorten(" ".join(str(error).splitlines()[1:]), 600, placeholder=" …")
         raise ValueError(
-            f"{name} looks like the {layout.kind!r} layout, but its tensors do not fit: {error}"
+            f"{name} looks like the {layout.kind!r} layout, but its tensors do not fit: {problems}"
         ) from error
+    _check_lora(state_dict, layout, name)
     return adapter.eval().requires_grad_(False)
+
+
+def _check_lora(state_dict: StateDict, layout: AdapterLayout, name: str) -> None:
+    for key, tensor in state_dict.items():
+        match = _LORA.fullmatch(key)
+        if match is None:
+            continue
+        index, part = int(match[1]), match[3]
+        other = state_dict.get(key.replace(f"_lora.{part}.", f"_lora.{'up' if part == 'down' else 'down'}."))
+        # An even index is the self-attention in front of the cross-attention of the next one.
+        if index + 1 - index % 2 not in layout.layers:
+            problem = "belongs to a layer that the file has no K', V' for"
+        elif other is None:
+            problem = "has no counterpart"
+        elif tensor.ndim != 2 or other.ndim != 2 or tensor.shape[part == "up"] != other.shape[part == "down"]:
+            problem = f"of shape {tuple(tensor.shape)} does not fit its counterpart of shape {tuple(other.shape)}"
+        else:
+            continue
+        raise ValueError(f"{name} has a damaged LoRA: {key} {problem}. Download the file again.")
 
 
 def faceid_lora(state_dict: StateDict) -> dict[tuple[int, str], tuple[torch.Tensor, torch.Tensor]]:

@@ -24,8 +24,10 @@ def _maximum(features: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
 
 
 def _median(features: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-    # quantile interpolates between the two middle photos; torch.median would take the lower one.
-    return features.quantile(0.5, dim=0, keepdim=True)
+    # torch.median takes the lower of the two middle photos; torch.quantile refuses the hidden states of 51 photos.
+    ordered = features.sort(dim=0).values
+    middle = features.shape[0] // 2
+    return ordered[[middle - 1 + features.shape[0] % 2, middle]].mean(dim=0, keepdim=True)
 
 
 def _normalised_average(features: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
@@ -88,7 +90,9 @@ def pool(
             features, feature_weights = features[available[in_use]], weights[available[in_use]]
         if features.shape[0] == 0:
             return None
-        shaped_weights = feature_weights.to(features).view(-1, *[1] * (features.ndim - 1))
+        # Only ratios matter, and float32 holds neither 1e-50 nor 1e50.
+        relative_weights = feature_weights / feature_weights.max()
+        shaped_weights = relative_weights.to(features).view(-1, *[1] * (features.ndim - 1))
         result = POOLING_METHODS[method](features, shaped_weights)
         if rescale_norm and method != "stack":
             result = _with_norm(result, _average(features.norm(dim=-1, keepdim=True), shaped_weights))
@@ -105,15 +109,20 @@ def pool(
         hidden_states=pooled(references.hidden_states),
         zero_hidden_states=references.zero_hidden_states,
         face_embeds=pooled(references.face_embeds, references.has_face),
-        token_weights=weights / weights.mean() if stacked else None,
+        token_weights=_mean_one(weights) if stacked else None,
         report=_report_unused(references.report, in_use),
     )
+
+
+def _mean_one(weights: torch.Tensor) -> torch.Tensor:
+    relative_weights = weights / weights.max()
+    return (relative_weights / relative_weights.mean()).float()
 
 
 def _kept_weights(references: References, photo_weights: Sequence[float] | None) -> torch.Tensor:
     """[n] weights of the kept photos, n ≥ 1, at least one of them above 0."""
     if photo_weights is None:
-        return torch.ones(references.count)
+        return torch.ones(references.count, dtype=torch.float64)
     given = [float(weight) for weight in photo_weights]
     if len(given) != len(references.report):
         raise ValueError(
@@ -128,7 +137,7 @@ def _kept_weights(references: References, photo_weights: Sequence[float] | None)
             f"photo_weights {given} leave no photo: at least one photo that was kept needs a weight above 0 "
             "(the report of MultiRefImageEncoder says which photos were dropped, and why)."
         )
-    return torch.tensor(kept)
+    return torch.tensor(kept, dtype=torch.float64)
 
 
 def _report_unused(report: tuple[PhotoReport, ...], in_use: torch.Tensor) -> tuple[PhotoReport, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from functools import partial
 
 import comfy.model_patcher
@@ -57,6 +58,14 @@ class BoLIDAdapterLoader(io.ComfyNode):
         return missing_adapter_message(adapter_name)
 
     @classmethod
+    def fingerprint_inputs(cls, adapter_name: str | None, faceid_plus_version: str | None = "v2") -> str:
+        # Training writes its adapter under the same name again.
+        if adapter_name is None:
+            return ""
+        status = os.stat(adapter_path(adapter_name))
+        return f"{status.st_mtime_ns} {status.st_size} {faceid_plus_version}"
+
+    @classmethod
     def execute(cls, adapter_name: str, faceid_plus_version: str = "v2") -> io.NodeOutput:
         return io.NodeOutput(
             load_adapter(adapter_path(adapter_name), faceid_plus_shortcut=faceid_plus_version == "v2")
@@ -93,13 +102,13 @@ class BoLIDAdapterApply(io.ComfyNode):
                 io.Float.Input(
                     "start_percent",
                     default=0.0,
-                    tooltip="Part of the sampling run (0 to 1) from which the photos act. Later: freer composition.",
+                    tooltip="From where on the photos act: 0 is pure noise, 1 the finished picture. Later: freer composition.",
                     **percent,
                 ),
                 io.Float.Input(
                     "end_percent",
                     default=1.0,
-                    tooltip="Part of the sampling run (0 to 1) until which the photos act. Earlier: freer details.",
+                    tooltip="Until where the photos act: 0 is pure noise, 1 the finished picture. Earlier: freer details.",
                     **percent,
                 ),
                 io.Mask.Input(

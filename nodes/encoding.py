@@ -17,7 +17,7 @@ from comfy.utils import ProgressBar
 from comfy_api.v0_0_2 import io, ui
 
 from ..detectors.crops import align_face, crop_square, square_box, to_uint8
-from ..detectors.faces import Face, FaceDetector, InsightFaceAnalysis, MediaPipeFaceDetector
+from ..detectors.faces import Face, FaceDetector, InsightFaceAnalysis, MediaPipeFaceDetector, largest_first
 from ..detectors.people import MediaPipePersonDetector
 from ..models.references import PhotoReport, References
 from .model_folders import insightface_packs, insightface_root
@@ -58,7 +58,7 @@ class BoLIDFaceAnalysisLoader(io.ComfyNode):
                     "provider",
                     options=["CPU", "CUDA", "ROCM", "DirectML", "CoreML"],
                     default="CPU",
-                    tooltip="Where onnxruntime computes. The CPU needs a fraction of a second per photo.",
+                    tooltip="Where onnxruntime computes.",
                 ),
             ],
             outputs=[FaceAnalysisType.Output("face_analysis", tooltip="For MultiRefImageEncoder.")],
@@ -112,7 +112,7 @@ class MultiRefImageEncoder(io.ComfyNode):
                     options=list(ON_MISSING),
                     default="skip",
                     tooltip="When a photo has no face (or person): skip leaves it out, error stops, whole uses the "
-                    "whole photo instead.",
+                    "whole photo instead (without clip_vision there is nothing to use it for, and it is left out).",
                 ),
             ],
             outputs=[
@@ -142,7 +142,13 @@ class MultiRefImageEncoder(io.ComfyNode):
         size = encoder.image_size if encoder is not None else DEFAULT_CROP_SIZE
         progress = ProgressBar(2 * len(photos))
         found = _find_regions(
-            photos, crop=_single(crop), on_missing=_single(on_missing), analysis=analysis, size=size, progress=progress
+            photos,
+            crop=_single(crop),
+            on_missing=_single(on_missing),
+            analysis=analysis,
+            size=size,
+            face_alone=encoder is None,
+            progress=progress,
         )
         crops = torch.cat([region.crop for region in found.regions])
         references = replace(
@@ -175,7 +181,14 @@ class _Found:
 
 
 def _find_regions(
-    photos: Sequence[torch.Tensor], *, crop: str, on_missing: str, analysis: Any, size: int, progress: ProgressBar
+    photos: Sequence[torch.Tensor],
+    *,
+    crop: str,
+    on_missing: str,
+    analysis: Any,
+    size: int,
+    face_alone: bool,
+    progress: ProgressBar,
 ) -> _Found:
     wants_embedding = isinstance(analysis, InsightFaceAnalysis)
     regions: list[_Region] = []
@@ -195,21 +208,23 @@ def _find_regions(
                     "to 'skip' (leave it out) or 'whole' (use the whole photo)."
                 )
             progress.update(1)
-            if missing and on_missing == "skip":
-                report.append(PhotoReport(photo=number, status="dropped", reason=f"{missing} found"))
+            if missing and (on_missing == "skip" or (face_alone and not faces)):
+                reason = f"{missing} found" + (", and no clip_vision for the whole photo" if face_alone else "")
+                report.append(PhotoReport(photo=number, status="dropped", reason=reason))
                 continue
             regions.append(
                 _Region(
-                    crop=_cut(photo[..., :3], crop=crop, faces=faces, people=people, size=size),
+                    crop=_cut(_rgb(photo), crop=crop, faces=faces, people=people, size=size),
                     embedding=faces[0].embedding if faces else None,
                 )
             )
-            reason = f"{missing} found, whole photo used" if missing else ""
+            reason = f"{missing} found, {_instead(crop, people)}" if missing else ""
             report.append(PhotoReport(photo=number, status="kept", reason=reason))
     if not regions:
+        reasons = ", ".join(dict.fromkeys(entry.reason for entry in report)) or "there are none"
         raise ValueError(
-            f"None of the {len(photos)} photos can be used: {report[0].reason if report else 'there are none'}. Use "
-            "photos in which the person is clearly visible, or set on_missing to 'whole'."
+            f"None of the {len(photos)} photos can be used: {reasons}. Use photos in which the person is clearly "
+            "visible" + (", or set on_missing to 'whole'." if on_missing == "skip" and not face_alone else ".")
         )
     return _Found(regions=regions, report=tuple(report))
 
@@ -225,8 +240,6 @@ def _face_finder(analysis: Any, detectors: ExitStack) -> Callable[[np.ndarray], 
 class _CoreFaceDetector(FaceDetector):
     """ComfyUI's own MediaPipe face model (`FACE_DETECTION_MODEL`)."""
 
-    name = "ComfyUI's face detection model"
-
     def __init__(self, model: Any):
         self._model = model
 
@@ -236,11 +249,9 @@ class _CoreFaceDetector(FaceDetector):
             for variant in ("short", "full")
             for face in self._model.detect_batch([image], num_faces=0, score_thresh=0.5, variant=variant)[0]
         ]
-        faces = [
-            Face(box=tuple(map(float, face["bbox_xyxy"])), score=float(face["score"]), keypoints=None, embedding=None)
-            for face in found
-        ]
-        return sorted(faces, key=lambda face: -(face.box[2] - face.box[0]) * (face.box[3] - face.box[1]))
+        return largest_first(
+            [Face(box=tuple(map(float, face["bbox_xyxy"])), score=float(face["score"])) for face in found]
+        )
 
 
 def _missing(crop: str, faces: Sequence[Face], people: Sequence[Any], wants_embedding: bool) -> str:
@@ -249,6 +260,16 @@ def _missing(crop: str, faces: Sequence[Face], people: Sequence[Any], wants_embe
     if (crop == "face" or wants_embedding) and not faces:
         return "no face"
     return ""
+
+
+def _instead(crop: str, people: Sequence[Any]) -> str:
+    """What on_missing 'whole' means for a photo, for the report."""
+    return "person used without face embedding" if crop == "person" and people else "whole photo used"
+
+
+def _rgb(photo: torch.Tensor) -> torch.Tensor:
+    """A photo [H, W, 1, 3 or 4] as [H, W, 3]."""
+    return photo.expand(-1, -1, 3) if photo.shape[-1] == 1 else photo[..., :3]
 
 
 def _cut(photo: torch.Tensor, *, crop: str, faces: Sequence[Face], people: Sequence[Any], size: int) -> torch.Tensor:

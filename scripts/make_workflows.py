@@ -1,0 +1,299 @@
+"""Make workflows/NAME.json and its picture NAME.jpg from workflows/api/NAME.json, with ComfyUI's own frontend.
+
+For developers, after an API form has changed; scripts/test sets up what it needs:
+
+    .venv/bin/python scripts/make_workflows.py [NAME ...]
+
+The API form is the source: inputs, links and titles. This file adds what it cannot say: places, groups and the note.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import math
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+from playwright.sync_api import Page, sync_playwright
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "clients"))
+
+from local_server import LocalServer  # noqa: E402
+
+WORKFLOWS = ROOT / "workflows"
+MAX_PICTURE_BYTES = 100_000
+PICTURE_SIZE = (1920, 1080)
+# Larger than the frontend's default of 10, to be legible in a picture of the whole graph.
+TEXT_SIZE = 15
+# The frontend's own bars around the graph: left, top, right, bottom.
+BARS = (70, 110, 20, 70)
+
+DEMO_MODEL = (
+    "The demo model is **untrained** (random weights), so the picture is a pattern: it answers to the photos, the "
+    "prompt and every weight, but shows no person."
+)
+# Bold instead of code, which Nodes 2.0 draws blue on blue.
+NOTES = {
+    "one_photo": "Draws a picture that follows one photo, on a small model that needs no download. Choose your photo "
+    f"in **Load One Photo**; ComfyUI's own **example.png** is there at once. {DEMO_MODEL}",
+    "many_photos_averaged": "Draws a picture that follows the average of several photos of one person, on a small "
+    "model that needs no download. Put the photos into the folder **bolid_demo** in ComfyUI's **input** folder. "
+    f"{DEMO_MODEL}",
+    "many_photos_max": "Draws a picture that follows the strongest features of several photos of one person (MAX "
+    "pooling, brought back to the photos' mean length), on a small model that needs no download. Put the photos into "
+    f"the folder **bolid_demo** in ComfyUI's **input** folder. {DEMO_MODEL}",
+    "plus_sd15": "Draws the person in your photos with SD1.5 and IP-Adapter plus: the photos are encoded, averaged and "
+    "applied to the model. The photos go into **input/bolid_demo**, and the files that the three loaders name into "
+    "**models/checkpoints**, **models/clip_vision** and **models/ipadapter** (from h94/IP-Adapter on Hugging Face; its "
+    "**models/image_encoder/model.safetensors** is the CLIP Vision file, renamed). Turn **face_weight** to balance "
+    "photos and prompt: nothing is encoded again.",
+    "faceid_plus_sd15": "Draws the face in your photos with SD1.5 and IP-Adapter FaceID-plus v2; the LoRA in its file "
+    "is applied by itself (**lora_strength**). The photos go into **input/bolid_demo**, the files that the loaders name "
+    "into **models/checkpoints**, **models/clip_vision** and **models/ipadapter** (from Hugging Face: h94/IP-Adapter and "
+    "h94/IP-Adapter-FaceID), and insightface's models into **models/insightface/models/buffalo_l**. It needs "
+    "**pip install insightface onnxruntime**, and insightface's models are for non-commercial research only.",
+    "sdxl_plus_face": "Draws the face in your photos with SDXL and IP-Adapter plus-face: every photo is cropped to the "
+    "face, encoded, averaged and applied to the model. The photos go into **input/bolid_demo**, and the files that the "
+    "three loaders name into **models/checkpoints**, **models/clip_vision** and **models/ipadapter** (from h94/IP-Adapter on Hugging Face; "
+    "its **models/image_encoder/model.safetensors** is the CLIP Vision file, renamed). Faces are found by the package "
+    "**mediapipe==0.10.21**; without it, connect a face model to **face_analysis**.",
+}
+
+# What the frontend offers to download where a file is missing; it takes .safetensors only.
+DOWNLOADS = {
+    "v1-5-pruned-emaonly-fp16.safetensors": (
+        "checkpoints",
+        "https://huggingface.co/Comfy-Org/stable-diffusion-v1-5-archive/resolve/main/v1-5-pruned-emaonly-fp16.safetensors",
+    ),
+    "sd_xl_base_1.0.safetensors": (
+        "checkpoints",
+        "https://huggingface.co/stabilityai/stable-diffusion-xl-base-1.0/resolve/main/sd_xl_base_1.0.safetensors",
+    ),
+    "CLIP-ViT-H-14-laion2B-s32B-b79K.safetensors": (
+        "clip_vision",
+        "https://huggingface.co/h94/IP-Adapter/resolve/main/models/image_encoder/model.safetensors",
+    ),
+    "ip-adapter-plus_sd15.safetensors": (
+        "ipadapter",
+        "https://huggingface.co/h94/IP-Adapter/resolve/main/models/ip-adapter-plus_sd15.safetensors",
+    ),
+    "ip-adapter-plus-face_sdxl_vit-h.safetensors": (
+        "ipadapter",
+        "https://huggingface.co/h94/IP-Adapter/resolve/main/sdxl_models/ip-adapter-plus-face_sdxl_vit-h.safetensors",
+    ),
+}
+
+# x, y, width and height in the graph's pixels, below the title bar. Room under widgets is for previews, and for the
+# larger nodes of the frontend's other way of drawing them ("Nodes 2.0").
+PLACES: dict[str, tuple[int, int, int, int]] = {
+    "Note": (0, 50, 1150, 150),
+    "BoLIDLoadReferences": (20, 340, 400, 330),
+    "LoadImage": (20, 340, 400, 330),
+    "MultiRefImageEncoder": (470, 340, 310, 330),
+    "PoolingAggregator": (830, 340, 300, 170),
+    "BoLIDAdapterApply": (1220, 340, 310, 290),
+    "BoLIDDemoModelLoader": (20, 840, 400, 170),
+    "CheckpointLoaderSimple": (20, 840, 400, 104),
+    "BoLIDAdapterLoader": (20, 1020, 400, 112),
+    "CLIPVisionLoader": (20, 1200, 400, 64),
+    "BoLIDFaceAnalysisLoader": (20, 1340, 400, 116),
+    "Prompt": (670, 880, 460, 110),
+    "Negative Prompt": (670, 1070, 460, 110),
+    "EmptyLatentImage": (1220, 880, 310, 120),
+    "KSampler": (1620, 340, 310, 270),
+    "VAEDecode": (1970, 340, 225, 56),
+    "SaveImage": (2235, 340, 330, 370),
+}
+GROUPS = {
+    "Photos of one person": ("BoLIDLoadReferences", "LoadImage", "MultiRefImageEncoder", "PoolingAggregator"),
+    "Models": (
+        "BoLIDDemoModelLoader",
+        "CheckpointLoaderSimple",
+        "CLIPVisionLoader",
+        "BoLIDAdapterLoader",
+        "BoLIDFaceAnalysisLoader",
+    ),
+    "The person into the model": ("BoLIDAdapterApply",),
+    "Text": ("Prompt", "Negative Prompt"),
+    "Size": ("EmptyLatentImage",),
+    "Picture": ("KSampler", "VAEDecode", "SaveImage"),
+}
+GROUP_COLOURS = {"Photos of one person": "#88a070", "The person into the model": "#88a070"}
+STOCK_COLOUR = "#3f789e"
+TITLE_HEIGHT = 30
+GROUP_MARGIN = 20
+GROUP_TITLE = 70
+PICTURE_MARGIN = 20
+
+READY = "window.app?.graph && Object.keys(window.LiteGraph.registered_node_types).length > 100"
+
+LAY_OUT = """async ({api, name, note, places, groups}) => {
+    await app.loadApiJson(api, name);
+    const graph = app.graph;
+    const text = LiteGraph.createNode("MarkdownNote");
+    text.title = "Note";
+    graph.add(text);
+    text.widgets[0].value = note;
+    for (const node of graph._nodes) {
+        const place = places[node.title] ?? places[node.type];
+        if (!place) throw new Error(`no place for ${node.type}`);
+        node.pos = [place[0], place[1]];
+        node.setSize([place[2], Math.max(place[3], node.computeSize()[1])]);
+        const control = node.widgets?.find((widget) => widget.name === "control_after_generate");
+        if (control) control.value = "fixed";
+    }
+    for (const {title, bounding, color} of groups) {
+        const group = new LiteGraph.LGraphGroup(title);
+        group.pos = [bounding[0], bounding[1]];
+        group.size = [bounding[2], bounding[3]];
+        group.color = color;
+        graph.add(group);
+    }
+    return JSON.parse(JSON.stringify(graph.serialize()));
+}"""
+
+# All of the graph between the frontend's bars. Returns the rectangle of the window in which it lies.
+SHOW = """async ({graph, x, y, width, height, margin}) => {
+    await app.loadGraphData(graph);
+    const boxes = [
+        ...app.graph._nodes.map((node) => [node.pos[0], node.pos[1] - 30, node.size[0], node.size[1] + 30]),
+        ...app.graph._groups.map((group) => [...group.pos, ...group.size]),
+    ];
+    const left = Math.min(...boxes.map((box) => box[0])) - margin;
+    const top = Math.min(...boxes.map((box) => box[1])) - margin;
+    const right = Math.max(...boxes.map((box) => box[0] + box[2])) + margin;
+    const bottom = Math.max(...boxes.map((box) => box[1] + box[3])) + margin;
+    const scale = Math.min(width / (right - left), height / (bottom - top));
+    const canvas = app.canvas.canvas.getBoundingClientRect();
+    app.canvas.ds.scale = scale;
+    app.canvas.ds.offset = [(x - canvas.left) / scale - left, (y - canvas.top) / scale - top];
+    app.canvas.background_image = "";
+    app.canvas.show_info = false;
+    app.canvas.setDirty(true, true);
+    return {x, y, width: Math.floor((right - left) * scale), height: Math.floor((bottom - top) * scale)};
+}"""
+
+
+def main() -> None:
+    names = sorted(file.stem for file in (WORKFLOWS / "api").glob("*.json"))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(names)}; all of them by default")
+    chosen = parser.parse_args().names or names
+    if unknown := set(chosen) - set(names):
+        parser.error(f"workflows/api has no {', '.join(sorted(unknown))}")
+    comfyui_dir = os.environ.get("COMFYUI_DIR") or max((ROOT / ".comfyui").glob("ComfyUI-*"))
+    with tempfile.TemporaryDirectory() as base_directory:
+        prompts = {name: json.loads((WORKFLOWS / "api" / f"{name}.json").read_text(encoding="utf-8")) for name in names}
+        _write_stand_ins(Path(base_directory), Path(comfyui_dir), prompts.values())
+        with (
+            LocalServer(comfyui_dir=comfyui_dir, packs={"BoLID": ROOT}, base_directory=base_directory) as server,
+            sync_playwright() as playwright,
+        ):
+            browser = playwright.chromium.launch(
+                executable_path=shutil.which(os.environ.get("BOLID_CHROMIUM", "chromium")), args=["--no-sandbox"]
+            )
+            server.client.set_setting("Comfy.Minimap.Visible", False)
+            server.client.set_setting("Comfy.TextareaWidget.FontSize", TEXT_SIZE)
+            page = browser.new_page()
+            page.goto(server.address)
+            page.wait_for_function(READY)
+            for name in chosen:
+                graph = ui_form(page, name, prompts[name])
+                text = json.dumps(graph, indent=2, ensure_ascii=False)
+                (WORKFLOWS / f"{name}.json").write_text(text + "\n", encoding="utf-8")
+                picture = jpeg(picture_of(page, graph))
+                (WORKFLOWS / f"{name}.jpg").write_bytes(picture)
+                print(f"{name}: {len(graph['nodes'])} nodes, picture of {len(picture) / 1000:.0f} kB")
+            browser.close()
+
+
+def _write_stand_ins(base_directory: Path, comfyui_dir: Path, prompts: Iterable[dict[str, Any]]) -> None:
+    """Empty files under the names that the loaders list: nothing is run here, but a missing file is drawn in red."""
+    folders = {"ckpt_name": "checkpoints", "clip_name": "clip_vision", "adapter_name": "ipadapter"}
+    for prompt in prompts:
+        for node in prompt.values():
+            for name, folder in folders.items():
+                if name in node["inputs"]:
+                    file = base_directory / "models" / folder / node["inputs"][name]
+                    file.parent.mkdir(parents=True, exist_ok=True)
+                    file.touch()
+    (base_directory / "input").mkdir()
+    shutil.copy(comfyui_dir / "input" / "example.png", base_directory / "input")
+
+
+def ui_form(page: Page, name: str, prompt: dict[str, Any]) -> dict[str, Any]:
+    """The UI form of a prompt, laid out, without what only a running frontend needs."""
+    titles = {node.get("_meta", {}).get("title", node["class_type"]) for node in prompt.values()}
+    titles |= {node["class_type"] for node in prompt.values()}
+    groups = [
+        {
+            "title": title,
+            "bounding": bounding([PLACES[member] for member in members if member in titles]),
+            "color": color,
+        }
+        for title, members in GROUPS.items()
+        for color in [GROUP_COLOURS.get(title, STOCK_COLOUR)]
+    ]
+    graph = page.evaluate(
+        LAY_OUT, {"api": prompt, "name": name, "note": NOTES[name], "places": PLACES, "groups": groups}
+    )
+    return stripped(graph)
+
+
+def bounding(places: list[tuple[int, int, int, int]]) -> list[int]:
+    left = min(x for x, _, _, _ in places) - GROUP_MARGIN
+    top = min(y for _, y, _, _ in places) - TITLE_HEIGHT - GROUP_TITLE
+    right = max(x + width for x, _, width, _ in places) + GROUP_MARGIN
+    bottom = max(y + height for _, y, _, height in places) + GROUP_MARGIN
+    return [left, top, right - left, bottom - top]
+
+
+def stripped(graph: dict[str, Any]) -> dict[str, Any]:
+    kept = {key: graph[key] for key in ("last_node_id", "last_link_id", "nodes", "links", "groups", "version")}
+    for node in kept["nodes"]:
+        for key in [key for key, value in node.items() if value is None]:
+            del node[key]
+        for slot in (*node.get("inputs", ()), *node.get("outputs", ())):
+            # `link` and `links` may be null: a slot that is not connected. Names in the language of this machine go.
+            for key in [key for key, value in slot.items() if value is None and key not in ("link", "links")]:
+                del slot[key]
+            slot.pop("localized_name", None)
+        for widget, value in enumerate(node.get("widgets_values", ())):
+            if value in DOWNLOADS:
+                directory, url = DOWNLOADS[value]
+                node["properties"]["models"] = [{"name": value, "url": url, "directory": directory}]
+    return kept
+
+
+def picture_of(page: Page, graph: dict[str, Any]) -> Image.Image:
+    left, top, right, bottom = BARS
+    width, height = PICTURE_SIZE
+    page.set_viewport_size({"width": left + width + right, "height": top + height + bottom})
+    shown = page.evaluate(
+        SHOW, {"graph": graph, "x": left, "y": top, "width": width, "height": height, "margin": PICTURE_MARGIN}
+    )
+    # Text and photos are drawn over the graph a moment later.
+    page.wait_for_timeout(1500)
+    return Image.open(io.BytesIO(page.screenshot(clip=shown))).convert("RGB")
+
+
+def jpeg(image: Image.Image) -> bytes:
+    for quality in range(92, 20, -4):
+        buffer = io.BytesIO()
+        image.save(buffer, "JPEG", quality=quality, optimize=True, progressive=True)
+        if buffer.tell() <= MAX_PICTURE_BYTES:
+            return buffer.getvalue()
+    raise RuntimeError(f"a picture of {image.size} does not fit into {MAX_PICTURE_BYTES} bytes")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,67 @@
+"""ComfyUI's frontend in headless Chromium, on the server that tests/workflows shares."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from local_server import LocalServer
+from PIL import Image
+
+from ..support.workflow_server import server_with_public_files
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
+
+READY = "window.app?.graph && Object.keys(window.LiteGraph.registered_node_types).length > 100"
+FAILED = pytest.StashKey[bool]()
+
+
+@pytest.fixture(scope="session")
+def workflow_server(
+    request: pytest.FixtureRequest,
+    comfyui_dir: Path,
+    photographs: dict[str, Image.Image],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> LocalServer:
+    return server_with_public_files(request, comfyui_dir, photographs, tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
+def chromium() -> Iterator[Browser]:
+    from playwright.sync_api import sync_playwright
+
+    command = os.environ.get("BOLID_CHROMIUM", "chromium")
+    executable = shutil.which(command)
+    if executable is None:
+        pytest.fail(f"{command} is no command: set BOLID_CHROMIUM to a Chromium or Chrome, or run scripts/test.")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=executable, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item):
+    report = yield
+    if report.when == "call":
+        item.stash[FAILED] = report.failed
+    return report
+
+
+@pytest.fixture
+def page(
+    request: pytest.FixtureRequest, chromium: Browser, workflow_server: LocalServer, tmp_path: Path
+) -> Iterator[Page]:
+    """A page with the frontend ready. What it shows is saved to tmp_path when the test fails."""
+    page = chromium.new_page(viewport={"width": 1600, "height": 1000})
+    page.goto(workflow_server.address)
+    page.wait_for_function(READY, timeout=120_000)
+    yield page
+    if request.node.stash.get(FAILED, False):
+        page.screenshot(path=tmp_path / "failure.png")
+    page.close()

@@ -1,0 +1,93 @@
+"""One real ComfyUI server with everything that workflows/ asks for, for the tests of the API forms and of the frontend."""
+
+from __future__ import annotations
+
+import copy
+import io
+import json
+import tempfile
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+from local_server import LocalServer
+from PIL import Image
+
+from .public_files import write_public_files
+
+ROOT = Path(__file__).resolve().parents[2]
+WORKFLOWS = ROOT / "workflows"
+PACK_FOLDER = "ComfyUI-BoLID-main"
+NAMES = sorted(file.stem for file in (WORKFLOWS / "api").glob("*.json"))
+PHOTO_FOLDER = "bolid_demo"
+
+# ViT-H and bigG take seconds a photo and a prompt on a CPU: of these workflows the picture and the run are made small.
+DEMO_LOADER = "BoLIDDemoModelLoader"
+SMALL = {"EmptyLatentImage": {"width": 128, "height": 192}, "KSampler": {"steps": 2}}
+
+_SERVER = pytest.StashKey[LocalServer]()
+
+
+def server_with_public_files(
+    request: pytest.FixtureRequest,
+    comfyui_dir: Path,
+    photographs: dict[str, Image.Image],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> LocalServer:
+    """Start the server at the first call in a session; it is stopped, and its 4 GB deleted, at the session's end."""
+    stash = request.config.stash
+    if _SERVER not in stash:
+        with ExitStack() as stack:
+            parent = tmp_path_factory.getbasetemp()
+            base = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="workflows-", dir=parent)))
+            write_public_files(base / "models")
+            server = stack.enter_context(
+                LocalServer(comfyui_dir=comfyui_dir, packs={PACK_FOLDER: ROOT}, base_directory=base)
+            )
+            for index in range(2):
+                server.client.upload_image(
+                    png(photographs[f"carphone_{index}"]), name=f"{index}.png", subfolder=PHOTO_FOLDER
+                )
+            # The name of the picture that lies in every ComfyUI's input folder.
+            server.client.upload_image(png(photographs["astronaut"]), name="example.png")
+            stash[_SERVER] = server
+            request.config.add_cleanup(stack.pop_all().close)
+    return stash[_SERVER]
+
+
+def png(image: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def api_form(name: str) -> dict[str, Any]:
+    return json.loads((WORKFLOWS / "api" / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def ui_form(name: str) -> dict[str, Any]:
+    return json.loads((WORKFLOWS / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def is_demo(prompt: dict[str, Any]) -> bool:
+    return any(node["class_type"] == DEMO_LOADER for node in prompt.values())
+
+
+def small(prompt: dict[str, Any]) -> dict[str, Any]:
+    """A copy whose run is short; the workflows of the demo model are short as they are."""
+    prompt = copy.deepcopy(prompt)
+    if not is_demo(prompt):
+        for node in prompt.values():
+            node["inputs"].update(SMALL.get(node["class_type"], {}))
+    return prompt
+
+
+def node_id(prompt: dict[str, Any], class_type: str) -> str:
+    (found,) = [node_id for node_id, node in prompt.items() if node["class_type"] == class_type]
+    return found
+
+
+def inputs(prompt: dict[str, Any], class_type: str) -> dict[str, Any]:
+    """The inputs of the only node of a class."""
+    return prompt[node_id(prompt, class_type)]["inputs"]

@@ -1,0 +1,170 @@
+"""Every shipped workflow in its API form on a real server, and what the template browser gets.
+
+The public models are random files of the real layouts (tests/support/public_files.py): what these tests cannot show is
+that a picture is good.
+"""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import numpy as np
+import pytest
+import requests
+from comfyui_client import ComfyUIClient
+from local_server import LocalServer
+from PIL import Image
+
+from ..support.workflow_server import (
+    NAMES,
+    PACK_FOLDER,
+    WORKFLOWS,
+    api_form,
+    inputs,
+    is_demo,
+    node_id,
+    small,
+    ui_form,
+)
+
+pytestmark = pytest.mark.server
+
+NOTES = {"MarkdownNote", "Note"}
+DEMO_NAMES = [name for name in NAMES if is_demo(api_form(name))]
+
+
+@pytest.fixture(scope="module")
+def client(workflow_server: LocalServer) -> ComfyUIClient:
+    return workflow_server.client
+
+
+def run(client: ComfyUIClient, prompt: dict[str, Any]) -> tuple[Image.Image, set[str]]:
+    """The saved picture, and the ids of the nodes that were not run because nothing of theirs had changed."""
+    history = client.wait(client.queue(prompt))
+    pictures = {picture.node_id: picture for picture in client.images(history) if picture.type == "output"}
+    picture = pictures[node_id(prompt, "SaveImage")]
+    cached = [data["nodes"] for event, data in history["status"]["messages"] if event == "execution_cached"]
+    return Image.open(io.BytesIO(picture.data)), {node for nodes in cached for node in nodes}
+
+
+def largest_difference(one: Image.Image, other: Image.Image) -> int:
+    return int(np.abs(np.asarray(one, dtype=np.int16) - np.asarray(other, dtype=np.int16)).max())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_runs_and_follows_the_weight_without_encoding_again(name: str, client: ComfyUIClient):
+    prompt = small(api_form(name))
+    picture, _ = run(client, prompt)
+    size = inputs(prompt, "EmptyLatentImage")
+    assert (picture.format, picture.size) == ("PNG", (size["width"], size["height"]))
+    assert np.asarray(picture).std() > 2, "one colour"
+
+    inputs(prompt, "BoLIDAdapterApply")["face_weight"] /= 2
+    other_picture, cached = run(client, prompt)
+    assert largest_difference(picture, other_picture) > 2
+    expected = {"MultiRefImageEncoder", "PoolingAggregator"}
+    assert expected <= {prompt[node]["class_type"] for node in cached}
+    assert node_id(prompt, "BoLIDAdapterApply") not in cached
+
+
+@pytest.mark.parametrize("name", DEMO_NAMES)
+def test_another_encoding_is_not_taken_for_a_cached_one(name: str, client: ComfyUIClient):
+    prompt = api_form(name)
+    inputs(prompt, "MultiRefImageEncoder")["on_missing"] = "error"
+    _, cached = run(client, prompt)
+    prompt["seen"] = {"class_type": "PreviewAny", "inputs": {"source": [node_id(prompt, "PoolingAggregator"), 1]}}
+    inputs(prompt, "MultiRefImageEncoder")["on_missing"] = "whole"
+    _, cached = run(client, prompt)
+    assert {node_id(prompt, "MultiRefImageEncoder"), node_id(prompt, "PoolingAggregator")}.isdisjoint(cached)
+
+
+def test_the_three_demo_workflows_draw_different_pictures(client: ComfyUIClient):
+    pictures = {name: run(client, api_form(name))[0] for name in DEMO_NAMES}
+    assert len(pictures) == 3
+    for one, other in [(0, 1), (0, 2), (1, 2)]:
+        assert largest_difference(pictures[DEMO_NAMES[one]], pictures[DEMO_NAMES[other]]) > 2
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_node_exists_with_the_inputs_given(name: str, client: ComfyUIClient):
+    nodes = client.object_info()
+    for node in api_form(name).values():
+        known = nodes[node["class_type"]]["input"]
+        required, optional = known.get("required", {}), known.get("optional", {})
+        assert node["inputs"].keys() <= required.keys() | optional.keys()
+        assert required.keys() <= node["inputs"].keys()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_forms_are_twins(name: str):
+    api, ui = api_form(name), ui_form(name)
+    nodes = {str(node["id"]): node["type"] for node in ui["nodes"] if node["type"] not in NOTES}
+    assert nodes == {node_id: node["class_type"] for node_id, node in api.items()}
+    links = {(str(origin), slot, str(target)) for _, origin, slot, target, _, _ in ui["links"]}
+    assert links == {
+        (value[0], value[1], target)
+        for target, node in api.items()
+        for value in node["inputs"].values()
+        if isinstance(value, list)
+    }
+
+
+def test_every_ui_form_has_an_api_form_and_a_picture():
+    assert sorted(file.stem for file in WORKFLOWS.glob("*.json")) == NAMES
+    assert sorted(file.stem for file in WORKFLOWS.glob("*.jpg")) == NAMES
+    for file in WORKFLOWS.glob("*.jpg"):
+        assert file.stat().st_size <= 100_000
+        with Image.open(file) as picture:
+            assert (picture.format, picture.width >= 1000) == ("JPEG", True)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_note_explains_and_no_two_nodes_overlap(name: str):
+    nodes = ui_form(name)["nodes"]
+    (note,) = [node for node in nodes if node["type"] in NOTES]
+    text = note["widgets_values"][0]
+    assert ("untrained" in text) == is_demo(api_form(name))
+    # The title bar stands above `pos`.
+    boxes = {
+        node["id"]: (
+            node["pos"][0],
+            node["pos"][1] - 30,
+            node["pos"][0] + node["size"][0],
+            node["pos"][1] + node["size"][1],
+        )
+        for node in nodes
+    }
+    for one, (left, top, right, bottom) in boxes.items():
+        for other, (other_left, other_top, other_right, other_bottom) in boxes.items():
+            apart = right <= other_left or other_right <= left or bottom <= other_top or other_bottom <= top
+            assert one == other or apart, f"nodes {one} and {other} overlap"
+
+
+def test_links_point_to_the_right(request: pytest.FixtureRequest):
+    for name in NAMES:
+        graph = ui_form(name)
+        left = {node["id"]: node["pos"][0] for node in graph["nodes"]}
+        for _, origin, _, target, _, _ in graph["links"]:
+            assert left[origin] < left[target], f"{name}: {origin} to {target}"
+
+
+def test_nothing_of_the_machine_that_made_them_is_left():
+    for file in WORKFLOWS.rglob("*.json"):
+        text = file.read_text(encoding="utf-8")
+        assert "/tmp" not in text and "/home" not in text and "127.0.0.1" not in text
+        assert text.endswith("}\n")
+    for name in NAMES:
+        assert ui_form(name).keys() == {"last_node_id", "last_link_id", "nodes", "links", "groups", "version"}
+
+
+def test_the_template_browser_lists_and_serves_them(workflow_server: LocalServer):
+    listed = requests.get(f"{workflow_server.address}/api/workflow_templates", timeout=30).json()
+    assert sorted(listed[PACK_FOLDER]) == NAMES
+    for name in NAMES:
+        address = f"{workflow_server.address}/api/workflow_templates/{PACK_FOLDER}/{name}"
+        graph = requests.get(f"{address}.json", timeout=30)
+        assert (graph.status_code, graph.json()) == (200, ui_form(name))
+        picture = requests.get(f"{address}.jpg", timeout=30)
+        assert (picture.status_code, picture.headers["Content-Type"]) == (200, "image/jpeg")
+        assert picture.content == (WORKFLOWS / f"{name}.jpg").read_bytes()
