@@ -23,11 +23,11 @@ HEAVY = ("comfy", "cv2", "diffusers", "insightface", "mediapipe", "onnxruntime",
 
 
 def rooms() -> list[str]:
-    """Every folder of the root that holds a package, as a dotted name."""
+    """Every folder of the root that users get as a package, as a dotted name."""
     found = ["bolid"]
     for initial in sorted(ROOT.glob("[a-z]*/**/__init__.py")):
         parts = initial.parent.relative_to(ROOT).parts
-        if parts[0] != "tests":
+        if parts[0] not in ("bench", "tests"):
             found.append(".".join(("bolid", *parts)))
     return found
 
