@@ -21,12 +21,7 @@ from ..support.small_models import SDXL_POOLED_WIDTH, comfy_model, diffusers_wit
 LAYOUTS = ("base", "plus", "full_face", "faceid", "faceid_portrait", "faceid_plus")
 PHOTOS = 2
 SCALE = 0.8
-CASES = [
-    (family, layout)
-    for family in FAMILIES
-    for layout in LAYOUTS
-    if (family, layout) != ("sdxl", "faceid_plus")  # the small SDXL text width does not split into heads of 64
-]
+CASES = [(family, layout) for family in FAMILIES for layout in LAYOUTS]
 V1_CASE = ("sd15", "faceid_plus", False)
 
 
@@ -122,6 +117,17 @@ def comfyui_evaluation(model, family):
     return seen[0]
 
 
+def added_conditions(y):
+    """What ComfyUI gave to an SDXL UNet as one vector, as diffusers takes it; None for SD1.5."""
+    if y is None:
+        return None
+    height, width = (8 * side for side in LATENT_SHAPE[2:])
+    return {
+        "text_embeds": y[:, :SDXL_POOLED_WIDTH],
+        "time_ids": torch.tensor([[height, width, 0, 0, height, width]], dtype=torch.float).repeat(2, 1),
+    }
+
+
 @pytest.mark.parametrize(("family", "layout"), CASES)
 @torch.no_grad()
 def test_comfyui_host_equals_diffusers_host(family, layout):
@@ -133,15 +139,7 @@ def test_comfyui_host_equals_diffusers_host(family, layout):
     x, timesteps, context, y, output, cond_or_uncond = comfyui_evaluation(
         attach(model, loaded, addresses, [branch]), family
     )
-    height, width = (8 * side for side in LATENT_SHAPE[2:])
-    added = (
-        {
-            "text_embeds": y[:, :SDXL_POOLED_WIDTH],
-            "time_ids": torch.tensor([[height, width, 0, 0, height, width]], dtype=torch.float).repeat(2, 1),
-        }
-        if family == "sdxl"
-        else None
-    )
+    added = added_conditions(y)
     unet = copy.deepcopy(unet_of(family))
     with attach_to_diffusers(unet) as attached:
         attached.condition([branch], roles=[1 - row for row in cond_or_uncond])
@@ -152,9 +150,9 @@ def test_comfyui_host_equals_diffusers_host(family, layout):
 
 
 @pytest.mark.parametrize("layout", ["faceid", "faceid_plus"])
+@pytest.mark.parametrize("family", FAMILIES)
 @torch.no_grad()
-def test_faceid_lora_equals_diffusers(layout):
-    family = "sd15"
+def test_faceid_lora_equals_diffusers(family, layout):
     adapter = adapter_from_state_dict(state_dict_of(layout, family), name=layout)
     model = comfy_model(unet_of(family), family)  # of its own: weight patches are put into the weights
     addresses = layer_addresses(model)
@@ -167,13 +165,14 @@ def test_faceid_lora_equals_diffusers(layout):
     branch = branch_of(adapter, [address.layer for address in addresses], Embeds(**features(PHOTOS)))
     adapted = attach(model, loaded, addresses, [branch])
     add_faceid_lora(adapted, loaded, addresses, 0.7)
-    assert len(adapted.patches) == 16 * 2 * 4
-    x, timesteps, context, _, output, cond_or_uncond = comfyui_evaluation(adapted, family)
+    assert len(adapted.patches) == len(addresses) * 2 * 4
+    x, timesteps, context, y, output, cond_or_uncond = comfyui_evaluation(adapted, family)
     assert cond_or_uncond == [1, 0]
     reference = diffusers_reference(family, layout, shortcut=True, lora_strength=0.7)
-    torch.testing.assert_close(output, reference(x, timesteps, context), rtol=0, atol=1e-4)
+    added = added_conditions(y)
+    torch.testing.assert_close(output, reference(x, timesteps, context, added), rtol=0, atol=1e-4)
     without = diffusers_reference(family, layout, shortcut=True, lora_strength=0.0)
-    assert (output - without(x, timesteps, context)).abs().max() > 1e-2
+    assert (output - without(x, timesteps, context, added)).abs().max() > 1e-2
 
 
 def _patcher(adapter):

@@ -1,9 +1,9 @@
 """Random files of the real layouts under the public names that workflows/ asks for, as stock loaders read them.
 
 Text encoders and the image encoder are of the real size (their loaders accept no other); the UNets have the topology of
-the real ones (16 and 70 cross-attention layers) with every level 320 wide, and the adapters fit them; the VAE is TAESD's.
-Together 4 GB. A UNet with random weights that predicts noise leaves noise behind: no picture can be expected, but one
-that answers to its inputs.
+the real ones (16 and 70 cross-attention layers) with every level 320 wide, and the adapters fit them; the VAE is
+TAESD's. Together 4 GB. A UNet with random weights that predicts noise leaves noise behind: no picture can be expected,
+but one that answers to its inputs.
 """
 
 from __future__ import annotations

@@ -30,7 +30,8 @@ def random(*shape: int, seed: int) -> torch.Tensor:
 
 @cache
 def unet_of(family: str):
-    return small_unet(family, seed=1)
+    # FaceID-plus splits the text width into heads of 64.
+    return small_unet(family, seed=1, cross_attention_dim=128)
 
 
 @cache
@@ -41,7 +42,7 @@ def model_of(family: str):
 
 @cache
 def state_dict_of(layout: str, family: str, seed: int = 6) -> dict[str, torch.Tensor]:
-    """A small adapter file; FaceID-plus for SDXL needs a text width that splits into heads of 64."""
+    """A small adapter file."""
     unet = unet_of(family)
     return adapter_state_dict(
         layout,

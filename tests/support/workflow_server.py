@@ -1,4 +1,4 @@
-"""One real ComfyUI server with everything that workflows/ asks for, for the tests of the API forms and of the frontend."""
+"""One real ComfyUI server with everything that workflows/ asks for, for both forms of them."""
 
 from __future__ import annotations
 
