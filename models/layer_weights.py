@@ -123,4 +123,4 @@ def parse_transformer_weights(text: str) -> dict[int, float] | None:
             raise ValueError(
                 f"layer_weights has {part.strip()!r}; expected pairs of layer number and factor such as '3:1.0, 6:0.5'."
             )
-    return factors
+    return factors or None

@@ -15,7 +15,8 @@ def register_model_folders() -> None:
     for name in ADAPTER_FOLDERS:
         folder_paths.add_model_folder_path(name, os.path.join(folder_paths.models_dir, name))
         # A newly registered folder accepts every file until it is told its extensions.
-        folder_paths.folder_names_and_paths[name][1].update(folder_paths.supported_pt_extensions)
+        folders, extensions = folder_paths.folder_names_and_paths[name]
+        folder_paths.folder_names_and_paths[name] = (folders, {*extensions, *folder_paths.supported_pt_extensions})
 
 
 def adapter_names() -> list[str]:

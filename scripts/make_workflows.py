@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import io
 import json
-import math
 import os
 import shutil
 import sys
@@ -37,34 +36,34 @@ TEXT_SIZE = 15
 # The frontend's own bars around the graph: left, top, right, bottom.
 BARS = (70, 110, 20, 70)
 
+# Bold instead of code, which Nodes 2.0 draws blue on blue.
 DEMO_MODEL = (
     "The demo model is **untrained** (random weights), so the picture is a pattern: it answers to the photos, the "
     "prompt and every weight, but shows no person."
 )
-# Bold instead of code, which Nodes 2.0 draws blue on blue.
+DEMO_PHOTOS = "Put the photos into the folder **bolid_demo** in ComfyUI's **input** folder."
+FILES = (
+    "The photos go into **input/bolid_demo**, and the files that the loaders name into **models/checkpoints**, "
+    "**models/clip_vision** (h94/IP-Adapter on Hugging Face has it as **models/image_encoder/model.safetensors**: "
+    "rename it) and **models/ipadapter**"
+)
 NOTES = {
     "one_photo": "Draws a picture that follows one photo, on a small model that needs no download. Choose your photo "
     f"in **Load One Photo**; ComfyUI's own **example.png** is there at once. {DEMO_MODEL}",
     "many_photos_averaged": "Draws a picture that follows the average of several photos of one person, on a small "
-    "model that needs no download. Put the photos into the folder **bolid_demo** in ComfyUI's **input** folder. "
-    f"{DEMO_MODEL}",
+    f"model that needs no download. {DEMO_PHOTOS} {DEMO_MODEL}",
     "many_photos_max": "Draws a picture that follows the strongest features of several photos of one person (MAX "
-    "pooling, brought back to the photos' mean length), on a small model that needs no download. Put the photos into "
-    f"the folder **bolid_demo** in ComfyUI's **input** folder. {DEMO_MODEL}",
+    "pooling, brought back to the photos' mean length), on a small model that needs no download. "
+    f"{DEMO_PHOTOS} {DEMO_MODEL}",
     "plus_sd15": "Draws the person in your photos with SD1.5 and IP-Adapter plus: the photos are encoded, averaged and "
-    "applied to the model. The photos go into **input/bolid_demo**, and the files that the three loaders name into "
-    "**models/checkpoints**, **models/clip_vision** and **models/ipadapter** (from h94/IP-Adapter on Hugging Face; its "
-    "**models/image_encoder/model.safetensors** is the CLIP Vision file, renamed). Turn **face_weight** to balance "
-    "photos and prompt: nothing is encoded again.",
+    f"applied to the model. {FILES} (h94/IP-Adapter). Turn **face_weight** to balance photos and prompt: nothing is "
+    "encoded again.",
     "faceid_plus_sd15": "Draws the face in your photos with SD1.5 and IP-Adapter FaceID-plus v2; the LoRA in its file "
-    "is applied by itself (**lora_strength**). The photos go into **input/bolid_demo**, the files that the loaders name "
-    "into **models/checkpoints**, **models/clip_vision** and **models/ipadapter** (from Hugging Face: h94/IP-Adapter and "
-    "h94/IP-Adapter-FaceID), and insightface's models into **models/insightface/models/buffalo_l**. It needs "
-    "**pip install insightface onnxruntime**, and insightface's models are for non-commercial research only.",
+    f"is applied by itself (**lora_strength**). {FILES} (h94/IP-Adapter-FaceID), and insightface's models into "
+    "**models/insightface/models/buffalo_l**. It needs **pip install insightface onnxruntime**; insightface's models "
+    "are for non-commercial research only.",
     "sdxl_plus_face": "Draws the face in your photos with SDXL and IP-Adapter plus-face: every photo is cropped to the "
-    "face, encoded, averaged and applied to the model. The photos go into **input/bolid_demo**, and the files that the "
-    "three loaders name into **models/checkpoints**, **models/clip_vision** and **models/ipadapter** (from h94/IP-Adapter on Hugging Face; "
-    "its **models/image_encoder/model.safetensors** is the CLIP Vision file, renamed). Faces are found by the package "
+    f"face, encoded, averaged and applied to the model. {FILES} (h94/IP-Adapter). Faces are found by the package "
     "**mediapipe==0.10.21**; without it, connect a face model to **face_analysis**.",
 }
 
@@ -190,7 +189,10 @@ def main() -> None:
     chosen = parser.parse_args().names or names
     if unknown := set(chosen) - set(names):
         parser.error(f"workflows/api has no {', '.join(sorted(unknown))}")
-    comfyui_dir = os.environ.get("COMFYUI_DIR") or max((ROOT / ".comfyui").glob("ComfyUI-*"))
+    comfyui_dir = os.environ.get("COMFYUI_DIR") or max((ROOT / ".comfyui").glob("ComfyUI-*"), default=None)
+    chromium = shutil.which(os.environ.get("BOLID_CHROMIUM", "chromium"))
+    if comfyui_dir is None or chromium is None:
+        parser.error("no ComfyUI or no Chromium: scripts/test fetches both; or set COMFYUI_DIR and BOLID_CHROMIUM")
     with tempfile.TemporaryDirectory() as base_directory:
         prompts = {name: json.loads((WORKFLOWS / "api" / f"{name}.json").read_text(encoding="utf-8")) for name in names}
         _write_stand_ins(Path(base_directory), Path(comfyui_dir), prompts.values())
@@ -198,9 +200,7 @@ def main() -> None:
             LocalServer(comfyui_dir=comfyui_dir, packs={"BoLID": ROOT}, base_directory=base_directory) as server,
             sync_playwright() as playwright,
         ):
-            browser = playwright.chromium.launch(
-                executable_path=shutil.which(os.environ.get("BOLID_CHROMIUM", "chromium")), args=["--no-sandbox"]
-            )
+            browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
             server.client.set_setting("Comfy.Minimap.Visible", False)
             server.client.set_setting("Comfy.TextareaWidget.FontSize", TEXT_SIZE)
             page = browser.new_page()
@@ -267,7 +267,7 @@ def stripped(graph: dict[str, Any]) -> dict[str, Any]:
             for key in [key for key, value in slot.items() if value is None and key not in ("link", "links")]:
                 del slot[key]
             slot.pop("localized_name", None)
-        for widget, value in enumerate(node.get("widgets_values", ())):
+        for value in node.get("widgets_values", ()):
             if value in DOWNLOADS:
                 directory, url = DOWNLOADS[value]
                 node["properties"]["models"] = [{"name": value, "url": url, "directory": directory}]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 from local_server import LocalServer
 from PIL import Image
 
-from ..support.workflow_server import NAMES, SMALL, api_form, inputs, is_demo, node_id, small, ui_form
+from ..support.workflow_server import NAMES, PACK_FOLDER, SMALL, api_form, inputs, is_demo, node_id, small, ui_form
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
@@ -95,16 +96,18 @@ def test_a_missing_node_would_be_seen(page: Page):
     assert not all(node["registered"] for node in page.evaluate(NODES))
 
 
-def test_the_template_browser_offers_them(page: Page, workflow_server: LocalServer):
-    templates = page.evaluate("async () => (await fetch('/api/workflow_templates')).json()")
-    assert sorted(templates["ComfyUI-BoLID-main"]) == NAMES
+def test_the_template_browser_offers_them_with_their_pictures(page: Page):
     page.evaluate("() => app.extensionManager.command.execute('Comfy.BrowseTemplates')")
-    extensions = page.get_by_text("ComfyUI-BoLID-main").first
-    extensions.wait_for(timeout=30_000)
+    page.get_by_text(PACK_FOLDER, exact=True).first.click()
+    for name in NAMES:
+        page.get_by_text(name, exact=True).first.wait_for()
+        picture = f"img[alt='{name}']"
+        page.wait_for_function("(picture) => document.querySelector(picture)?.naturalWidth > 0", arg=picture)
+    page.get_by_text("one_photo", exact=True).first.click()
+    page.wait_for_function("(count) => app.graph._nodes.length === count", arg=len(ui_form("one_photo")["nodes"]))
+    assert converted(page) == without_titles(api_form("one_photo"))
 
 
 def pixels(data: bytes) -> np.ndarray:
-    import io
-
     with Image.open(io.BytesIO(data)) as image:
         return np.asarray(image.convert("RGB"))

@@ -95,7 +95,7 @@ def test_align_face_is_insightfaces_norm_crop(name, size, photographs):
     assert difference.mean() < 0.01
     # The same crop, half a pixel aside, is well above this.
     shifted = np.abs(aligned - align_face(torch.from_numpy(pixels.copy()) / 255, keypoints + 0.5, size=size).numpy())
-    assert difference.mean() < 1.0 * shifted.mean(), (difference.mean(), shifted.mean())
+    assert difference.mean() < 0.8 * shifted.mean()
 
 
 def test_align_face_is_black_outside():

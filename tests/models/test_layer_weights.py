@@ -91,9 +91,9 @@ def test_the_order_of_execution_used_here(family):
 def test_weight_types(family, expected, weight_type):
     assert set(expected) == set(WEIGHT_TYPES)
     assert by_transformer(family, weight_type=weight_type) == pytest.approx(expected[weight_type])
-    halved = [0.5 * factor for factor in expected[weight_type]]
-    assert by_transformer(family, weight_type=weight_type, weight=0.5) == pytest.approx(halved)
-    assert by_transformer(family, weight_type=weight_type, weight=-1.0) == pytest.approx([-x for x in expected[weight_type]])
+    for weight in (0.5, -1.0):
+        weighted = [weight * factor for factor in expected[weight_type]]
+        assert by_transformer(family, weight_type=weight_type, weight=weight) == pytest.approx(weighted)
 
 
 @pytest.mark.parametrize("weight_type", WEIGHT_TYPES)
@@ -109,7 +109,8 @@ def test_skip_middle(family, acting, middle, weight_type):
 
 
 def test_transformer_weights_replace_the_weight_type():
-    factors = by_transformer("sdxl", weight=0.5, weight_type="composition", transformer_weights={3: 1.0, 6: -2.0, 10: 0.0})
+    chosen = {3: 1.0, 6: -2.0, 10: 0.0}
+    factors = by_transformer("sdxl", weight=0.5, weight_type="composition", transformer_weights=chosen)
     assert factors == [0, 0, 0, 0.5, 0, 0, -1.0, 0, 0, 0, 0]
     assert by_transformer("sdxl", transformer_weights={4: 1.0}, skip_middle=True) == [0.0] * 11
     assert by_transformer("sd15", transformer_weights={}) == [0.0] * 16
@@ -141,10 +142,10 @@ def test_a_model_whose_style_layers_nobody_knows(weight_type):
     [
         ("", None),
         (" \n ", None),
+        (" , ", None),
         ("3:1.0, 6:0.5", {3: 1.0, 6: 0.5}),
         (" 3 : -1e-1 ,", {3: -0.1}),
         ("0:1\n1:.5\n\n", {0: 1.0, 1: 0.5}),
-        ("3:1, 3:2", {3: 2.0}),
     ],
 )
 def test_layer_weights_are_read(text, expected):
@@ -172,8 +173,3 @@ def test_text_that_is_no_layer_weights(text, part):
     with pytest.raises(ValueError, match=r"expected pairs of layer number and factor such as '3:1.0, 6:0.5'") as caught:
         parse_transformer_weights(text)
     assert repr(part) in str(caught.value)
-
-
-def test_text_without_any_pair():
-    with pytest.raises(ValueError, match="expected pairs"):
-        parse_transformer_weights(" , ")
