@@ -25,8 +25,8 @@ FULL_RANGE_SIDE = 192
 
 INSTALL_MEDIAPIPE = (
     "Install it into ComfyUI's environment with `pip install mediapipe==0.10.21` (the last version that carries its "
-    "models; it needs numpy < 2), or, for faces, connect BoLIDFaceAnalysisLoader or ComfyUI's 'Load Face Detection Model "
-    "(MediaPipe)' to face_analysis."
+    "models; it needs numpy < 2), or, for faces, connect BoLIDFaceAnalysisLoader or ComfyUI's 'Load Face Detection "
+    "Model (MediaPipe)' to face_analysis."
 )
 
 

@@ -129,6 +129,8 @@ def layer_addresses(model: comfy.model_patcher.ModelPatcher) -> list[LayerAddres
                         path=f"diffusion_model.{prefix}.{position}.transformer_blocks.{depth}",
                     )
                 )
+    if not addresses:
+        raise ValueError("The connected model's UNet has no cross-attention. Load an SD1.5 or SDXL checkpoint.")
     return addresses
 
 
@@ -276,7 +278,7 @@ class _SamplingRun:
         place = (query.device, query.dtype)
         if place not in self._key_values:
             self._key_values[place] = [
-                {index: [key_value.map(lambda x: x.to(query)) for key_value in roles] for index, roles in layers.items()}
+                {index: [kept.map(lambda x: x.to(query)) for kept in by_role] for index, by_role in layers.items()}
                 for layers in next(iter(self._key_values.values()))
             ]
         return self._key_values[place]

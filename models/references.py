@@ -12,7 +12,7 @@ class PhotoReport:
     """What became of one reference photo.
 
     Attributes:
-        photo: position of the photo in the input, from 0.
+        photo: number of the photo in the input, from 1.
         status: "kept", "repeated" or "dropped".
         reason: why, in words a user can act on; empty for a photo that was simply kept.
     """

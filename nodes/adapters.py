@@ -102,13 +102,15 @@ class BoLIDAdapterApply(io.ComfyNode):
                 io.Float.Input(
                     "start_percent",
                     default=0.0,
-                    tooltip="From where on the photos act: 0 is pure noise, 1 the finished picture. Later: freer composition.",
+                    tooltip="Where the photos begin to act: 0 is pure noise, 1 the finished picture. Later: freer "
+                    "composition.",
                     **percent,
                 ),
                 io.Float.Input(
                     "end_percent",
                     default=1.0,
-                    tooltip="Until where the photos act: 0 is pure noise, 1 the finished picture. Earlier: freer details.",
+                    tooltip="Where the photos cease to act: 0 is pure noise, 1 the finished picture. Earlier: freer "
+                    "details.",
                     **percent,
                 ),
                 io.Mask.Input(

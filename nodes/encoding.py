@@ -156,6 +156,7 @@ class MultiRefImageEncoder(io.ComfyNode):
             **_face_features(found.regions),
             report=found.report,
         )
+        progress.update_absolute(2 * len(photos))  # photos that were left out, or no encoder
         return io.NodeOutput(
             references, crops, report_json(found.report, crop=_single(crop)), ui=ui.PreviewImage(crops, cls=cls)
         )
@@ -196,7 +197,7 @@ def _find_regions(
     with ExitStack() as detectors:
         find_face = _face_finder(analysis, detectors) if wants_embedding or crop == "face" else None
         find_person = detectors.enter_context(MediaPipePersonDetector()) if crop == "person" else None
-        for number, photo in enumerate(photos):
+        for number, photo in enumerate(photos, start=1):
             throw_exception_if_processing_interrupted()
             pixels = to_uint8(photo)
             faces = find_face(pixels) if find_face is not None else []
@@ -204,7 +205,7 @@ def _find_regions(
             missing = _missing(crop, faces, people, wants_embedding)
             if missing and on_missing == "error":
                 raise ValueError(
-                    f"Photo {number + 1} of {len(photos)}: {missing} was found. Replace the photo, or set on_missing "
+                    f"Photo {number} of {len(photos)}: {missing} was found. Replace the photo, or set on_missing "
                     "to 'skip' (leave it out) or 'whole' (use the whole photo)."
                 )
             progress.update(1)

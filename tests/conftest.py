@@ -81,6 +81,17 @@ def server(comfyui_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
 
 
 @pytest.fixture(scope="session")
+def workflow_server(
+    comfyui_dir: Path, photographs: dict[str, Image.Image], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[LocalServer]:
+    """A real ComfyUI server with everything that the files of workflows/ ask for."""
+    from .support.workflow_server import server_with_public_files
+
+    with server_with_public_files(comfyui_dir, photographs, tmp_path_factory.getbasetemp()) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
 def photographs() -> dict[str, Image.Image]:
     """Name -> RGB picture: the names of `scripts/photographs.py`, and `carphone_0` to `carphone_4` of one person."""
     pictures = {name: photograph(name) for name in PHOTOGRAPHS}

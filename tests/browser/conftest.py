@@ -10,9 +10,6 @@ from typing import TYPE_CHECKING
 
 import pytest
 from local_server import LocalServer
-from PIL import Image
-
-from ..support.workflow_server import server_with_public_files
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -21,18 +18,9 @@ READY = "window.app?.graph && Object.keys(window.LiteGraph.registered_node_types
 FAILED = pytest.StashKey[bool]()
 
 
-@pytest.fixture(scope="session")
-def workflow_server(
-    request: pytest.FixtureRequest,
-    comfyui_dir: Path,
-    photographs: dict[str, Image.Image],
-    tmp_path_factory: pytest.TempPathFactory,
-) -> LocalServer:
-    return server_with_public_files(request, comfyui_dir, photographs, tmp_path_factory)
-
-
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def chromium() -> Iterator[Browser]:
+    """Closed with the module: as long as playwright lives, an event loop runs in this thread."""
     from playwright.sync_api import sync_playwright
 
     command = os.environ.get("BOLID_CHROMIUM", "chromium")

@@ -6,6 +6,7 @@ import pytest
 import torch
 from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 
+from bolid.bench.models import UNET_CONFIGS
 from bolid.hosts.comfyui import layer_addresses
 from bolid.hosts.diffusers import cross_attention_layers
 
@@ -14,29 +15,7 @@ from ..support.scenes import FAMILIES, model_of, unet_of
 from ..support.test_support import full_size_unet
 
 TABLES = {"sd15": SD15_LAYERS, "sdxl": SDXL_LAYERS}
-FULL_SIZE = {
-    "sd15": {
-        "channel_mult": [1, 2, 4, 4],
-        "num_res_blocks": [2, 2, 2, 2],
-        "transformer_depth": [1, 1, 1, 1, 1, 1, 0, 0],
-        "transformer_depth_output": [1, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0],
-        "transformer_depth_middle": 1,
-        "context_dim": 768,
-        "num_heads": 8,
-    },
-    "sdxl": {
-        "channel_mult": [1, 2, 4],
-        "num_res_blocks": [2, 2, 2],
-        "transformer_depth": [0, 0, 2, 2, 10, 10],
-        "transformer_depth_output": [0, 0, 0, 2, 2, 2, 10, 10, 10],
-        "transformer_depth_middle": 10,
-        "context_dim": 2048,
-        "num_head_channels": 64,
-        "use_linear_in_transformer": True,
-        "num_classes": "sequential",
-        "adm_in_channels": 2816,
-    },
-}
+HEADS = {"sd15": {"num_heads": 8}, "sdxl": {"num_head_channels": 64}}
 
 
 class Holder:
@@ -61,7 +40,8 @@ def comfyui_full_size(family):
         legacy=False,
         device="meta",
         operations=comfy.ops.disable_weight_init,
-        **FULL_SIZE[family],
+        **UNET_CONFIGS[family],
+        **HEADS[family],
     )
 
 
@@ -69,7 +49,7 @@ def test_comfyui_map_equals_the_published_table(family):
     addresses = layer_addresses(Holder(comfyui_full_size(family)))
     derived = [(*address.block, address.layer.index, address.layer.hidden_size) for address in addresses]
     assert derived == [tuple(row) for row in TABLES[family]]
-    assert {address.layer.cross_attention_dim for address in addresses} == {FULL_SIZE[family]["context_dim"]}
+    assert {address.layer.cross_attention_dim for address in addresses} == {UNET_CONFIGS[family]["context_dim"]}
 
 
 def test_diffusers_map_equals_the_published_table(family):

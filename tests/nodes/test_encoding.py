@@ -56,7 +56,7 @@ def encode(images, *, crop="whole", on_missing="skip", clip_vision=None, face_an
     references, crops, report = MultiRefImageEncoder.execute(**given).result
     report = json.loads(report)
     assert report["crop"] == crop
-    assert [entry["photo"] for entry in report["photos"]] == list(range(sum(len(batch) for batch in images)))
+    assert [entry["photo"] for entry in report["photos"]] == list(range(1, 1 + sum(len(batch) for batch in images)))
     assert report["kept"] == references.count == len(crops)
     assert [(entry.photo, entry.status, entry.reason) for entry in references.report] == [
         (entry["photo"], entry["status"], entry["reason"]) for entry in report["photos"]
@@ -370,6 +370,13 @@ def test_progress_reaches_its_end(photos, clip_vision, monkeypatch):
     monkeypatch.setattr(comfy.utils, "PROGRESS_BAR_HOOK", lambda *given, **named: seen.append(given[:2]))
     encode([photos[f"carphone_{index}"] for index in range(5)], clip_vision=clip_vision)
     assert seen[0] == (1, 10) and seen[-1] == (10, 10)
+
+
+def test_progress_reaches_its_end_when_photos_are_left_out(photos, clip_vision, monkeypatch):
+    seen = []
+    monkeypatch.setattr(comfy.utils, "PROGRESS_BAR_HOOK", lambda *given, **named: seen.append(given[:2]))
+    encode([photos["astronaut"], torch.zeros(1, 64, 64, 3)], clip_vision=clip_vision, crop="face")
+    assert seen[-1] == (4, 4)
 
 
 @pytest.mark.parametrize("after", [0, 1, 5])

@@ -6,11 +6,11 @@ import copy
 import io
 import json
 import tempfile
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import pytest
 from local_server import LocalServer
 from PIL import Image
 
@@ -26,34 +26,22 @@ PHOTO_FOLDER = "bolid_demo"
 DEMO_LOADER = "BoLIDDemoModelLoader"
 SMALL = {"EmptyLatentImage": {"width": 128, "height": 192}, "KSampler": {"steps": 2}}
 
-_SERVER = pytest.StashKey[LocalServer]()
-
-
+@contextmanager
 def server_with_public_files(
-    request: pytest.FixtureRequest,
-    comfyui_dir: Path,
-    photographs: dict[str, Image.Image],
-    tmp_path_factory: pytest.TempPathFactory,
-) -> LocalServer:
-    """Start the server at the first call in a session; it is stopped, and its 4 GB deleted, at the session's end."""
-    stash = request.config.stash
-    if _SERVER not in stash:
-        with ExitStack() as stack:
-            parent = tmp_path_factory.getbasetemp()
-            base = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="workflows-", dir=parent)))
-            write_public_files(base / "models")
-            server = stack.enter_context(
-                LocalServer(comfyui_dir=comfyui_dir, packs={PACK_FOLDER: ROOT}, base_directory=base)
-            )
+    comfyui_dir: Path, photographs: dict[str, Image.Image], parent: Path
+) -> Iterator[LocalServer]:
+    """A server with files of the public names; its folder, some 4 GB inside `parent`, is deleted afterwards."""
+    with tempfile.TemporaryDirectory(prefix="workflows-", dir=parent) as folder:
+        base = Path(folder)
+        write_public_files(base / "models")
+        with LocalServer(comfyui_dir=comfyui_dir, packs={PACK_FOLDER: ROOT}, base_directory=base) as server:
             for index in range(2):
                 server.client.upload_image(
                     png(photographs[f"carphone_{index}"]), name=f"{index}.png", subfolder=PHOTO_FOLDER
                 )
             # The name of the picture that lies in every ComfyUI's input folder.
             server.client.upload_image(png(photographs["astronaut"]), name="example.png")
-            stash[_SERVER] = server
-            request.config.add_cleanup(stack.pop_all().close)
-    return stash[_SERVER]
+            yield server
 
 
 def png(image: Image.Image) -> bytes:
