@@ -86,6 +86,12 @@ class Adapter(nn.Module):
                 "This adapter is a FaceID adapter and needs face embeddings, but the references have none. Connect "
                 "BoLIDFaceAnalysisLoader to face_analysis of MultiRefImageEncoder (and use photos with a visible face)."
             )
+        if layout.face_embed_dim is not None and embeds.face_embeds.shape[-1] != layout.face_embed_dim:
+            raise ValueError(
+                f"This adapter needs face embeddings of width {layout.face_embed_dim}, but the references have "
+                f"{embeds.face_embeds.shape[-1]}. Load the insightface pack it was trained with (buffalo_l for the "
+                "public FaceID adapters) in BoLIDFaceAnalysisLoader."
+            )
         if layout.image_embed_dim is not None:
             _check_width(
                 "image embeddings", embeds.image_embeds, layout.image_embed_dim, _ENCODER_BY_EMBED_DIM

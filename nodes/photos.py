@@ -20,7 +20,9 @@ from .types import CATEGORY
 MAX_SIDE = 2048
 """Longer photos are reduced when they are read: encoders and detectors see 224 to 640 pixels of them."""
 
-PHOTO_EXTENSIONS = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif"}
+PHOTO_EXTENSIONS = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif", ".heic", ".heif"}
+"""Those that Pillow may not be able to read are named in the message instead of being left out in silence."""
+
 PREVIEW_SIDE = 256
 
 

@@ -214,6 +214,11 @@ class TestMistakes:
         message = mistake(layout, embeds=Embeds(**given))
         assert "BoLIDFaceAnalysisLoader" in message and "face_analysis of MultiRefImageEncoder" in message
 
+    @pytest.mark.parametrize("layout", ["faceid", "faceid_plus"])
+    def test_face_embeddings_of_another_width(self, layout):
+        message = mistake(layout, embeds=Embeds(**features() | {"face_embeds": torch.ones(1, 128)}))
+        assert "face embeddings of width 24" in message and "have 128" in message and "buffalo_l" in message
+
     def test_a_model_that_is_no_unet(self):
         class Transformer(torch.nn.Module):
             def __init__(self):

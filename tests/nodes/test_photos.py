@@ -146,6 +146,12 @@ def test_an_empty_folder_and_one_that_is_not_there(anna, inputs):
     assert "no folder 'anna/photo 1.png'" in refused("anna/photo 1.png")
 
 
+def test_a_photo_that_pillow_cannot_read_is_named_and_not_left_out(anna):
+    (anna / "IMG_1.HEIC").write_bytes(b"\0\0\0\x18ftypheic")
+    with pytest.raises(ValueError, match=r"1 of 5 photos cannot be read.*\n.*IMG_1\.HEIC"):
+        load("anna")
+
+
 def test_missing_files_are_listed(anna):
     message = refused(files="anna/photo 1.png\nanna/photo 3.png\nanna/notes\nanna/older.png\nanna")
     assert message.startswith("Not found in ")
