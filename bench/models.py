@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -106,11 +105,9 @@ def adapter_layout(kind: str, model: Any) -> AdapterLayout:
 
 def loaded_adapter(kind: str, model: Any) -> Any:
     """A `BOLID_ADAPTER` of real size with torch's initial weights."""
-    import comfy.model_management
-    import comfy.model_patcher
     import comfy.ops
 
-    from ..hosts.comfyui import LoadedAdapter
+    from ..hosts.comfyui import in_comfyuis_care
 
     layout = adapter_layout(kind, model)
     with torch.random.fork_rng(devices=[]):
@@ -120,9 +117,7 @@ def loaded_adapter(kind: str, model: Any) -> Any:
         adapter = build_adapter(layout, operations=comfy.ops.manual_cast)
     adapter.load_state_dict(weights, assign=True)
     adapter.eval().requires_grad_(False)
-    device = comfy.model_management.get_torch_device()
-    patcher = comfy.model_patcher.ModelPatcher(adapter, load_device=device, offload_device=torch.device("cpu"))
-    return LoadedAdapter(name=kind, adapter=adapter, patcher=patcher)
+    return in_comfyuis_care(adapter, name=kind)
 
 
 def embeds(kind: str, photos: int) -> Embeds:
@@ -137,17 +132,11 @@ def embeds(kind: str, photos: int) -> Embeds:
 
 def with_bolid(model: Any, adapter: Any, given: Embeds) -> Any:
     """What BoLIDAdapterApply makes of a model."""
-    from ..hosts.comfyui import attach, layer_addresses
-    from ..models.branch import Branch
-    from ..models.layer_weights import layer_weights
+    from ..nodes.adapters import BoLIDAdapterApply
 
-    addresses = layer_addresses(model)
-    branch = Branch(
-        tokens=partial(adapter.adapter.face_tokens, given),
-        projections=adapter.adapter.ip_adapter,
-        layer_weights=layer_weights([address.layer for address in addresses], 1.0),
-    )
-    return attach(model, adapter, addresses, [branch])
+    return BoLIDAdapterApply.execute(
+        model, adapter, face=given, face_weight=1.0, start_percent=0.0, end_percent=1.0
+    ).result[0]
 
 
 def with_classic(model: Any, adapter: Any, given: Embeds) -> Any:

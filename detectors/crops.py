@@ -12,6 +12,11 @@ ARCFACE_TEMPLATE = np.array(
 ARCFACE_SIZE = 112
 
 
+def rgb(image: torch.Tensor) -> torch.Tensor:
+    """A picture [H, W, 1, 3 or 4] as [H, W, 3]: greyscale three times, without alpha."""
+    return image.expand(-1, -1, 3) if image.shape[-1] == 1 else image[..., :3]
+
+
 def to_uint8(image: torch.Tensor) -> np.ndarray:
     """A picture [H, W, 1, 3 or 4] in 0 to 1 as RGB pixels [H, W, 3] uint8, as detectors read it.
 
@@ -23,9 +28,7 @@ def to_uint8(image: torch.Tensor) -> np.ndarray:
             "A photo has values that are no numbers (NaN), so nothing can be found in it. Look at it with "
             "'Preview Image'; a picture that was generated in too low a precision has to be made again."
         )
-    if image.shape[-1] == 1:
-        image = image.expand(-1, -1, 3)
-    return image[..., :3].mul(255).round().clamp(0, 255).to(torch.uint8).cpu().contiguous().numpy()
+    return rgb(image).mul(255).round().clamp(0, 255).to(torch.uint8).cpu().contiguous().numpy()
 
 
 def square_box(

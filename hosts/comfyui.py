@@ -9,7 +9,7 @@ that belong to this one sampling run. When it ends, for whatever reason, K', V' 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -48,7 +48,7 @@ class LoadedAdapter:
     name: str
     adapter: Adapter
     patcher: comfy.model_patcher.ModelPatcher
-    lora: dict[tuple[int, str], tuple[torch.Tensor, torch.Tensor]] = field(default_factory=dict)
+    lora: dict[tuple[int, str], tuple[torch.Tensor, torch.Tensor]]
 
 
 def load_adapter(path: str | Path, *, faceid_plus_shortcut: bool = True) -> LoadedAdapter:
@@ -62,13 +62,20 @@ def load_adapter(path: str | Path, *, faceid_plus_shortcut: bool = True) -> Load
     adapter = adapter_from_state_dict(
         state_dict, name=name, faceid_plus_shortcut=faceid_plus_shortcut, operations=comfy.ops.manual_cast
     )
+    return in_comfyuis_care(adapter, name=name, lora=faceid_lora(state_dict))
+
+
+def in_comfyuis_care(
+    adapter: Adapter, *, name: str, lora: dict[tuple[int, str], tuple[torch.Tensor, torch.Tensor]] | None = None
+) -> LoadedAdapter:
+    """Hand an adapter's weights to ComfyUI's memory management."""
     # CoreModelPatcher is looked up when it is needed: ComfyUI's main reassigns it.
     patcher = comfy.model_patcher.CoreModelPatcher(
         adapter,
         load_device=comfy.model_management.get_torch_device(),
         offload_device=comfy.model_management.unet_offload_device(),
     )
-    return LoadedAdapter(name=name, adapter=adapter, patcher=patcher, lora=faceid_lora(state_dict))
+    return LoadedAdapter(name=name, adapter=adapter, patcher=patcher, lora=lora or {})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -214,7 +221,10 @@ class _SamplingRun:
     def _bind(self, binding: _LateBinding) -> None:
         options = self._guider.model_options
         replace = options["transformer_options"].setdefault("patches_replace", {}).setdefault("attn2", {})
+        layers = {index for by_layer in next(iter(self._key_values.values())) for index in by_layer}
         for address in binding.addresses:
+            if address.layer.index not in layers:
+                continue
             # A patch for the whole transformer is shadowed by one for a single depth.
             previous = replace.get(address.block) or replace.get(address.block[:2])
             replace[address.block] = partial(self._attention, address.layer.index, previous or _host_attention)

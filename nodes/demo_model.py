@@ -22,7 +22,7 @@ import comfy.taesd.taesd
 import torch
 from torch import nn
 
-from ..hosts.comfyui import LoadedAdapter, layer_addresses
+from ..hosts.comfyui import LoadedAdapter, in_comfyuis_care, layer_addresses
 from ..models.adapter import AdapterLayout
 from ..models.build import build_adapter
 
@@ -158,12 +158,7 @@ def demo_adapter(generator: torch.Generator, model: comfy.model_patcher.ModelPat
     )
     adapter = build_adapter(layout, operations=comfy.ops.manual_cast)
     _fill(adapter, generator)
-    patcher = comfy.model_patcher.CoreModelPatcher(
-        adapter,
-        load_device=comfy.model_management.get_torch_device(),
-        offload_device=comfy.model_management.unet_offload_device(),
-    )
-    return LoadedAdapter(name="untrained demo adapter", adapter=adapter, patcher=patcher)
+    return in_comfyuis_care(adapter, name="untrained demo adapter")
 
 
 @torch.no_grad()

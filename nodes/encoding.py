@@ -16,7 +16,7 @@ from comfy.model_management import throw_exception_if_processing_interrupted
 from comfy.utils import ProgressBar
 from comfy_api.v0_0_2 import io, ui
 
-from ..detectors.crops import align_face, crop_square, square_box, to_uint8
+from ..detectors.crops import align_face, crop_square, rgb, square_box, to_uint8
 from ..detectors.faces import Face, FaceDetector, InsightFaceAnalysis, MediaPipeFaceDetector, largest_first
 from ..detectors.people import MediaPipePersonDetector
 from ..models.references import PhotoReport, References
@@ -30,6 +30,8 @@ ON_MISSING = ("skip", "error", "whole")
 FACE_MARGIN = 0.3
 """Room around a face box on every side, as a fraction of it: hair, ears and chin."""
 PERSON_MARGIN = 0.0
+"""The person detector's boxes have room around the body already."""
+
 DEFAULT_CROP_SIZE = 224
 ENCODE_BATCH = 16
 
@@ -215,7 +217,7 @@ def _find_regions(
                 continue
             regions.append(
                 _Region(
-                    crop=_cut(_rgb(photo), crop=crop, faces=faces, people=people, size=size),
+                    crop=_cut(rgb(photo), crop=crop, faces=faces, people=people, size=size),
                     embedding=faces[0].embedding if faces else None,
                 )
             )
@@ -266,11 +268,6 @@ def _missing(crop: str, faces: Sequence[Face], people: Sequence[Any], wants_embe
 def _instead(crop: str, people: Sequence[Any]) -> str:
     """What on_missing 'whole' means for a photo, for the report."""
     return "person used without face embedding" if crop == "person" and people else "whole photo used"
-
-
-def _rgb(photo: torch.Tensor) -> torch.Tensor:
-    """A photo [H, W, 1, 3 or 4] as [H, W, 3]."""
-    return photo.expand(-1, -1, 3) if photo.shape[-1] == 1 else photo[..., :3]
 
 
 def _cut(photo: torch.Tensor, *, crop: str, faces: Sequence[Face], people: Sequence[Any], size: int) -> torch.Tensor:

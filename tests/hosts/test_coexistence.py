@@ -24,11 +24,6 @@ from ..support.scenes import (
 from ..support.small_models import comfy_model, small_controlnet, small_lora, with_control
 
 
-@pytest.fixture(scope="module")
-def adapter():
-    return loaded_adapter("plus")
-
-
 def with_other_pack(model, *, whole_transformer=False):
     """Another pack's graph-time attn2 replace patch, which adds something of its own in every layer."""
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from comfy.patcher_extension import WrappersMP
 
-from bolid.hosts.comfyui import LoadedAdapter, add_faceid_lora, attach, layer_addresses
+from bolid.hosts.comfyui import add_faceid_lora, attach, in_comfyuis_care, layer_addresses
 from bolid.hosts.diffusers import attach as attach_to_diffusers
 from bolid.hosts.diffusers import cross_attention_layers
 from bolid.models.branch import Branch
@@ -134,7 +134,7 @@ def test_comfyui_host_equals_diffusers_host(family, layout):
     adapter = adapter_from_state_dict(state_dict_of(layout, family), name=layout)
     model = model_of(family)
     addresses = layer_addresses(model)
-    loaded = LoadedAdapter(name=layout, adapter=adapter, patcher=_patcher(adapter))
+    loaded = in_comfyuis_care(adapter, name=layout)
     branch = branch_of(adapter, [address.layer for address in addresses], Embeds(**features(PHOTOS)))
     x, timesteps, context, y, output, cond_or_uncond = comfyui_evaluation(
         attach(model, loaded, addresses, [branch]), family
@@ -156,12 +156,7 @@ def test_faceid_lora_equals_diffusers(family, layout):
     adapter = adapter_from_state_dict(state_dict_of(layout, family), name=layout)
     model = comfy_model(unet_of(family), family)  # of its own: weight patches are put into the weights
     addresses = layer_addresses(model)
-    loaded = LoadedAdapter(
-        name=layout,
-        adapter=adapter,
-        patcher=_patcher(adapter),
-        lora=faceid_lora(state_dict_of(layout, family)),
-    )
+    loaded = in_comfyuis_care(adapter, name=layout, lora=faceid_lora(state_dict_of(layout, family)))
     branch = branch_of(adapter, [address.layer for address in addresses], Embeds(**features(PHOTOS)))
     adapted = attach(model, loaded, addresses, [branch])
     add_faceid_lora(adapted, loaded, addresses, 0.7)
@@ -173,14 +168,6 @@ def test_faceid_lora_equals_diffusers(family, layout):
     torch.testing.assert_close(output, reference(x, timesteps, context, added), rtol=0, atol=1e-4)
     without = diffusers_reference(family, layout, shortcut=True, lora_strength=0.0)
     assert (output - without(x, timesteps, context, added)).abs().max() > 1e-2
-
-
-def _patcher(adapter):
-    import comfy.model_management
-    import comfy.model_patcher
-
-    device = comfy.model_management.get_torch_device()
-    return comfy.model_patcher.CoreModelPatcher(adapter, load_device=device, offload_device=device)
 
 
 def test_diffusers_host_refuses_what_it_cannot_combine():

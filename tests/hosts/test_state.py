@@ -19,11 +19,6 @@ from ..support.scenes import (
 
 
 @pytest.fixture(scope="module")
-def adapter():
-    return loaded_adapter("plus")
-
-
-@pytest.fixture(scope="module")
 def plain():
     return sampled(model_of("sd15"))
 
