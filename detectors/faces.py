@@ -25,8 +25,9 @@ FULL_RANGE_SIDE = 192
 
 INSTALL_MEDIAPIPE = (
     "Install it into ComfyUI's environment with `pip install mediapipe==0.10.21` (the last version that carries its "
-    "models; it needs numpy < 2), or, for faces, connect BoLIDFaceAnalysisLoader or ComfyUI's 'Load Face Detection "
-    "Model (MediaPipe)' to face_analysis."
+    "models; it needs numpy < 2), or, for bodies, install any mediapipe, put a pose_landmarker_*.task file into "
+    "models/mediapipe of ComfyUI and choose it as pose_model, or, for faces, connect BoLIDFaceAnalysisLoader or "
+    "ComfyUI's 'Load Face Detection Model (MediaPipe)' to face_analysis."
 )
 
 
@@ -142,16 +143,26 @@ def _is_same(face: Face, other: Face) -> bool:
     return max(0.0, width) * max(0.0, height) > 0.5 * min(face.area, other.area)
 
 
+def import_mediapipe() -> Any:
+    """The mediapipe package, of any version.
+
+    Raises:
+        RuntimeError: it is not installed.
+    """
+    try:
+        import mediapipe
+    except ImportError as error:
+        raise RuntimeError(f"Finding people and faces needs the mediapipe package. {INSTALL_MEDIAPIPE}") from error
+    return mediapipe
+
+
 def mediapipe_solutions() -> Any:
     """`mediapipe.solutions`, the API with bundled weights.
 
     Raises:
         RuntimeError: no mediapipe, or one without them.
     """
-    try:
-        import mediapipe
-    except ImportError as error:
-        raise RuntimeError(f"Finding people and faces needs the mediapipe package. {INSTALL_MEDIAPIPE}") from error
+    mediapipe = import_mediapipe()
     try:
         return mediapipe.solutions
     except AttributeError:

@@ -24,8 +24,9 @@ from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 from comfy.patcher_extension import WrappersMP, add_wrapper_with_key
 
 from ..models.adapter import Adapter
+from ..models.adapter_file import read_adapter
 from ..models.branch import CONDITIONAL, UNCONDITIONAL, Branch
-from ..models.checkpoint import adapter_from_state_dict, faceid_lora, read_state_dict
+from ..models.checkpoint import Lora
 from ..models.cross_attention import CrossAttentionLayer, KeyValue, add_branch_by_role
 
 WRAPPER_KEY = "bolid"
@@ -42,13 +43,13 @@ class LoadedAdapter:
         name: file name, for messages.
         adapter: the module; its weights belong to `patcher`.
         patcher: ComfyUI's handle, which moves the weights between devices.
-        lora: the LoRA of a FaceID file, see `faceid_lora`.
+        lora: the LoRA of a FaceID file, see `checkpoint.faceid_lora`.
     """
 
     name: str
     adapter: Adapter
     patcher: comfy.model_patcher.ModelPatcher
-    lora: dict[tuple[int, str], tuple[torch.Tensor, torch.Tensor]]
+    lora: Lora
 
 
 def load_adapter(path: str | Path, *, faceid_plus_shortcut: bool = True) -> LoadedAdapter:
@@ -57,16 +58,12 @@ def load_adapter(path: str | Path, *, faceid_plus_shortcut: bool = True) -> Load
     Raises:
         ValueError: not a readable adapter file; the message says what it is.
     """
-    state_dict = read_state_dict(path)
-    name = Path(path).name
-    adapter = adapter_from_state_dict(
-        state_dict, name=name, faceid_plus_shortcut=faceid_plus_shortcut, operations=comfy.ops.manual_cast
-    )
-    return in_comfyuis_care(adapter, name=name, lora=faceid_lora(state_dict))
+    file = read_adapter(path, faceid_plus_shortcut=faceid_plus_shortcut, operations=comfy.ops.manual_cast)
+    return in_comfyuis_care(file.adapter, name=Path(path).name, lora=file.lora)
 
 
 def in_comfyuis_care(
-    adapter: Adapter, *, name: str, lora: dict[tuple[int, str], tuple[torch.Tensor, torch.Tensor]] | None = None
+    adapter: Adapter, *, name: str, lora: Lora | None = None
 ) -> LoadedAdapter:
     """Hand an adapter's weights to ComfyUI's memory management."""
     # CoreModelPatcher is looked up when it is needed: ComfyUI's main reassigns it.
@@ -76,6 +73,12 @@ def in_comfyuis_care(
         offload_device=comfy.model_management.unet_offload_device(),
     )
     return LoadedAdapter(name=name, adapter=adapter, patcher=patcher, lora=lora or {})
+
+
+def loaded_device(adapter: LoadedAdapter) -> torch.device:
+    """Let ComfyUI bring the adapter's weights to where they compute; returns that device."""
+    comfy.model_management.load_models_gpu([adapter.patcher])
+    return adapter.patcher.load_device
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -209,9 +212,7 @@ class _SamplingRun:
         self._latent_size: tuple[int, int] = (0, 0)
         self._roles: list[int] = []
         self._masks: dict[Any, torch.Tensor] = {}
-        patcher = binding.adapter.patcher
-        comfy.model_management.load_models_gpu([patcher])
-        device, dtype = patcher.load_device, guider.model_patcher.model.get_dtype_inference()
+        device, dtype = loaded_device(binding.adapter), guider.model_patcher.model.get_dtype_inference()
         with torch.no_grad():
             self._key_values = {
                 (device, dtype): [branch.key_values(device=device, dtype=dtype) for branch in binding.branches]

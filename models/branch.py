@@ -15,7 +15,8 @@ UNCONDITIONAL, CONDITIONAL = 0, 1
 """The roles of guidance: positions in `ContextTokens` and in what `Branch.key_values` returns."""
 
 ContextTokens = tuple[torch.Tensor, torch.Tensor]
-"""Unconditional tokens [1, t, C] and conditional tokens [1, s, C]; t and s may differ."""
+"""Unconditional tokens [1, t, C] and conditional tokens [1, s, C]; t and s may differ, and t may be 0: the branch then
+adds nothing to the unconditional side, which is what tokens of zeros add, without the work."""
 
 
 class TokenSource(Protocol):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 from torch import nn
 
 from .adapter import Adapter, AdapterLayout
+from .body_encoder import BodyIDEncoder
 from .cross_attention import key_value_projections
 from .image_projection import (
     FaceIDImageProjection,
@@ -15,27 +17,40 @@ from .image_projection import (
     ImageProjection,
     PlusImageProjection,
 )
+from .self_attention import SelfAttentionAggregator
 
 
-def build_adapter(layout: AdapterLayout, *, faceid_plus_shortcut: bool = True, operations: Any = nn) -> Adapter:
+def build_adapter(layout: AdapterLayout, *, operations: Any = nn) -> Adapter:
     """Build an adapter with fresh weights; under `torch.device("meta")` it costs no memory.
 
     Args:
-        layout: sizes, as `checkpoint.detect_layout` reads them from a file.
-        faceid_plus_shortcut: FaceID-plus version 2 (True) or 1 (False); their tensors do not differ.
+        layout: sizes, as `checkpoint.detect_layout` or the adapter file's own description gives them.
         operations: the host's layers (`comfy.ops.manual_cast` in ComfyUI).
     """
+    common: dict[str, Any] = {"cross_attention_dim": layout.cross_attention_dim, "operations": operations}
+    image_proj = _image_projection(layout, common)
+    parts: dict[str, Any] = {}
+    if layout.aggregator_depth:
+        parts["aggregator"] = nn.ModuleDict(
+            {
+                name: SelfAttentionAggregator(
+                    dim=layout.feature_width(name), depth=layout.aggregator_depth, operations=operations
+                )
+                for name in image_proj.inputs
+            }
+        )
+    if layout.body is not None:
+        parts["body_encoder"] = BodyIDEncoder(**asdict(layout.body), **common)
+        parts["body_adapter"] = key_value_projections(layout.layers, suffix="", **common)
     return Adapter(
-        image_proj=_image_projection(layout, faceid_plus_shortcut, operations),
-        ip_adapter=key_value_projections(
-            layout.layers, cross_attention_dim=layout.cross_attention_dim, operations=operations
-        ),
+        image_proj=image_proj,
+        ip_adapter=key_value_projections(layout.layers, suffix="_ip", **common),
         layout=layout,
+        **parts,
     )
 
 
-def _image_projection(layout: AdapterLayout, faceid_plus_shortcut: bool, operations: Any) -> nn.Module:
-    common: dict[str, Any] = {"cross_attention_dim": layout.cross_attention_dim, "operations": operations}
+def _image_projection(layout: AdapterLayout, common: dict[str, Any]) -> nn.Module:
     face = {"face_embed_dim": layout.face_embed_dim, "inner_dim": layout.inner_dim, "num_tokens": layout.num_tokens}
     match layout.kind:
         case "base":
@@ -56,7 +71,7 @@ def _image_projection(layout: AdapterLayout, faceid_plus_shortcut: bool, operati
             return FaceIDPlusImageProjection(
                 hidden_size=layout.hidden_size,
                 depth=layout.depth,
-                shortcut=faceid_plus_shortcut,
+                shortcut=layout.shortcut,
                 **face,
                 **common,
             )

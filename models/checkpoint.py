@@ -1,4 +1,4 @@
-"""Reading adapter files: containers, layouts, strict loading.
+"""Reading public IP-Adapter files: containers, layouts, strict loading.
 
 The layout is read from the tensors, never from the file name. Weights are assigned to modules built on the meta
 device, so that loading a file costs neither an initialisation nor a copy.
@@ -20,6 +20,8 @@ from .adapter import Adapter, AdapterLayout
 from .build import build_adapter
 
 StateDict = dict[str, torch.Tensor]
+Lora = dict[tuple[int, str], tuple[torch.Tensor, torch.Tensor]]
+"""Down [rank, in] and up [out, rank] by layer index N and "q", "k", "v" or "out"."""
 
 _SAFETENSORS_SUFFIXES = (".safetensors", ".sft")
 _KEY_VALUE = re.compile(r"ip_adapter\.(\d+)\.to_([kv])_ip\.weight")
@@ -38,6 +40,16 @@ def read_state_dict(path: str | Path) -> StateDict:
     path = Path(path)
     tensors = _read_safetensors(path) if path.suffix.lower() in _SAFETENSORS_SUFFIXES else _read_pickled(path)
     return {re.sub(r"^adapter_modules\.", "ip_adapter.", key): tensor for key, tensor in tensors.items()}
+
+
+def read_metadata(path: str | Path) -> dict[str, str]:
+    """Metadata of a safetensors file that `read_state_dict` can read; empty for other files."""
+    from safetensors import safe_open
+
+    if Path(path).suffix.lower() not in _SAFETENSORS_SUFFIXES:
+        return {}
+    with safe_open(path, framework="pt") as file:
+        return file.metadata() or {}
 
 
 def _read_safetensors(path: Path) -> StateDict:
@@ -78,12 +90,13 @@ def _read_pickled(path: Path) -> StateDict:
     return {key: value for key, value in flat.items() if isinstance(value, torch.Tensor)}
 
 
-def detect_layout(state_dict: StateDict, *, name: str) -> AdapterLayout:
+def detect_layout(state_dict: StateDict, *, name: str, faceid_plus_shortcut: bool = True) -> AdapterLayout:
     """Read the layout from the tensors.
 
     Args:
         state_dict: as `read_state_dict` returns it.
         name: file name for messages.
+        faceid_plus_shortcut: `AdapterLayout.shortcut`, which the tensors do not say.
 
     Raises:
         ValueError: not an IP-Adapter file, or one of a layout that is not known.
@@ -100,17 +113,12 @@ def detect_layout(state_dict: StateDict, *, name: str) -> AdapterLayout:
     }
     if not key_values or not shape:
         raise ValueError(f"{name} is not an IP-Adapter or BoLID adapter file: {_what_it_looks_like(state_dict)}")
-    ranks = {
-        tensor.shape[0]
-        for key, tensor in state_dict.items()
-        if (match := _LORA.fullmatch(key)) and match[3] == "down" and tensor.ndim == 2
-    }
     try:
         return AdapterLayout(
             **_projection_layout(shape),
             layers={index: hidden_size for index, (hidden_size, _) in sorted(key_values.items())},
             cross_attention_dim=next(iter(key_values.values()))[1],
-            lora_rank=max(ranks, default=None),
+            shortcut=faceid_plus_shortcut,
         )
     except (KeyError, IndexError, ValueError, ZeroDivisionError):
         raise ValueError(
@@ -174,19 +182,32 @@ def _what_it_looks_like(state_dict: StateDict) -> str:
 def adapter_from_state_dict(
     state_dict: StateDict, *, name: str, faceid_plus_shortcut: bool = True, operations: Any = nn
 ) -> Adapter:
-    """Build the adapter that a state dict describes and give it these tensors, without copying them.
+    """Build the adapter that the tensors of a public file describe; arguments and errors of the functions it calls."""
+    layout = detect_layout(state_dict, name=name, faceid_plus_shortcut=faceid_plus_shortcut)
+    return adapter_with_weights(layout, state_dict, name=name, operations=operations)
+
+
+def adapter_with_weights(
+    layout: AdapterLayout, state_dict: StateDict, *, name: str, operations: Any = nn
+) -> Adapter:
+    """Build an adapter and give it these tensors, without copying them.
 
     Args:
+        layout: as `detect_layout` returns it, or as a BoLID file describes itself.
         state_dict: as `read_state_dict` returns it; a FaceID LoRA inside it is left out (see `faceid_lora`).
         name: file name for messages.
-        faceid_plus_shortcut, operations: see `build_adapter`.
+        operations: see `build_adapter`.
 
     Raises:
-        ValueError: unknown layout; missing, unexpected or misshapen tensors, those of the LoRA included.
+        ValueError: missing, unexpected or misshapen tensors, those of the LoRA included.
     """
-    layout = detect_layout(state_dict, name=name)
-    with torch.device("meta"):
-        adapter = build_adapter(layout, faceid_plus_shortcut=faceid_plus_shortcut, operations=operations)
+    try:
+        with torch.device("meta"):
+            adapter = build_adapter(layout, operations=operations)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(
+            f"{name} describes an adapter of sizes that cannot be ({str(error).splitlines()[0]}). Get the file again."
+        ) from error
     weights = {key: tensor for key, tensor in state_dict.items() if not _LORA.fullmatch(key)}
     try:
         adapter.load_state_dict(weights, strict=True, assign=True)
@@ -219,8 +240,8 @@ def _check_lora(state_dict: StateDict, layout: AdapterLayout, name: str) -> None
         raise ValueError(f"{name} has a damaged LoRA: {key} {problem}. Download the file again.")
 
 
-def faceid_lora(state_dict: StateDict) -> dict[tuple[int, str], tuple[torch.Tensor, torch.Tensor]]:
-    """The LoRA inside a FaceID file: (down [rank, in], up [out, rank]) by (layer index N, "q", "k", "v" or "out").
+def faceid_lora(state_dict: StateDict) -> Lora:
+    """The LoRA inside a FaceID file.
 
     Even N are self-attention layers, odd N cross-attention layers. Empty for files without one.
     """
@@ -229,3 +250,12 @@ def faceid_lora(state_dict: StateDict) -> dict[tuple[int, str], tuple[torch.Tens
         if match := _LORA.fullmatch(key):
             found.setdefault((int(match[1]), match[2]), {})[match[3]] = tensor
     return {target: (pair["down"], pair["up"]) for target, pair in found.items()}
+
+
+def lora_state_dict(lora: Lora) -> StateDict:
+    """The tensors that `faceid_lora` reads."""
+    return {
+        f"ip_adapter.{index}.to_{projection}_lora.{part}.weight": tensor
+        for (index, projection), pair in lora.items()
+        for part, tensor in zip(("down", "up"), pair, strict=True)
+    }

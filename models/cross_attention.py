@@ -86,30 +86,38 @@ class KeyValue:
 
 
 class KeyValueProjection(nn.Module):
-    """The trained K', V' weights of one layer."""
+    """The trained K', V' weights of one layer.
 
-    def __init__(self, *, cross_attention_dim: int, hidden_size: int, operations: Any = nn):
+    Args:
+        suffix: of the weights' names, which are those of the adapter file: `to_k_ip` in a face branch, `to_k` in a
+            body branch.
+    """
+
+    def __init__(self, *, cross_attention_dim: int, hidden_size: int, suffix: str, operations: Any = nn):
         super().__init__()
-        self.to_k_ip = operations.Linear(cross_attention_dim, hidden_size, bias=False)
-        self.to_v_ip = operations.Linear(cross_attention_dim, hidden_size, bias=False)
+        self._names = (f"to_k{suffix}", f"to_v{suffix}")
+        for name in self._names:
+            self.add_module(name, operations.Linear(cross_attention_dim, hidden_size, bias=False))
 
     def forward(self, tokens: torch.Tensor) -> KeyValue:
         """Tokens [b, t, C] → K', V' [b, t, h]."""
-        return KeyValue(key=self.to_k_ip(tokens), value=self.to_v_ip(tokens))
+        key, value = (getattr(self, name)(tokens) for name in self._names)
+        return KeyValue(key=key, value=value)
 
 
 def key_value_projections(
-    layers: Mapping[int, int], *, cross_attention_dim: int, operations: Any = nn
+    layers: Mapping[int, int], *, cross_attention_dim: int, suffix: str, operations: Any = nn
 ) -> nn.ModuleDict:
     """One `KeyValueProjection` per layer, keyed by the layer's index N.
 
     Args:
         layers: hidden size by layer index N.
+        suffix: see `KeyValueProjection`.
     """
     return nn.ModuleDict(
         {
             str(index): KeyValueProjection(
-                cross_attention_dim=cross_attention_dim, hidden_size=hidden_size, operations=operations
+                cross_attention_dim=cross_attention_dim, hidden_size=hidden_size, suffix=suffix, operations=operations
             )
             for index, hidden_size in layers.items()
         }
@@ -129,9 +137,11 @@ def add_branch(
     Args:
         hidden_states: [b, n, h], not modified.
         query: [b, n, h].
-        key_value: of batch b or 1, the branch's weight folded in.
+        key_value: of batch b or 1, the branch's weight folded in; without tokens it adds nothing.
         mask: [b or 1, n, 1] factor per position, or None for everywhere.
     """
+    if key_value.key.shape[1] == 0:
+        return hidden_states
     batched = key_value.map(lambda x: x.expand(query.shape[0], -1, -1))
     attended = attention(query, batched.key, batched.value)
     if mask is None:

@@ -74,7 +74,10 @@ class FaceIDImageProjection(nn.Module):
 
 
 class PerceiverAttention(nn.Module):
-    """Latents attend to the features and to themselves: features [b, n, d], latents [b, m, d] → [b, m, d]."""
+    """Latents attend to the features and to themselves: features [b, n, d], latents [b, m, d] → [b, m, d].
+
+    `keys_in_use` [b, n + m] bool hides features and latents where it is False; None hides nothing.
+    """
 
     def __init__(self, *, dim: int, operations: Any = nn):
         super().__init__()
@@ -85,16 +88,20 @@ class PerceiverAttention(nn.Module):
         self.to_kv = operations.Linear(dim, 2 * dim, bias=False)
         self.to_out = operations.Linear(dim, dim, bias=False)
 
-    def forward(self, features: torch.Tensor, latents: torch.Tensor) -> torch.Tensor:
+    def forward(
+        self, features: torch.Tensor, latents: torch.Tensor, keys_in_use: torch.Tensor | None = None
+    ) -> torch.Tensor:
         latents = self.norm2(latents)
         query = self.to_q(latents)
         key, value = self.to_kv(torch.cat((self.norm1(features), latents), dim=1)).chunk(2, dim=-1)
         query, key, value = (x.unflatten(-1, (self.heads, -1)).transpose(1, 2) for x in (query, key, value))
-        attended = functional.scaled_dot_product_attention(query, key, value)
+        mask = None if keys_in_use is None else keys_in_use[:, None, None, :]
+        attended = functional.scaled_dot_product_attention(query, key, value, attn_mask=mask)
         return self.to_out(attended.transpose(1, 2).flatten(2))
 
 
-def _feed_forward(dim: int, operations: Any) -> nn.Sequential:
+def feed_forward(dim: int, operations: Any) -> nn.Sequential:
+    """The second half of a perceiver layer: [..., d] → [..., d]."""
     return nn.Sequential(
         operations.LayerNorm(dim),
         operations.Linear(dim, 4 * dim, bias=False),
@@ -104,7 +111,10 @@ def _feed_forward(dim: int, operations: Any) -> nn.Sequential:
 
 
 class PerceiverResampler(nn.Module):
-    """Perceiver layers over image features: features [b, T, H], latents [b, m, d] → tokens [b, m, C]."""
+    """Perceiver layers over image features: features [b, T, H], latents [b, m, d] → tokens [b, m, C].
+
+    `in_use` [b, T] bool hides features where it is False.
+    """
 
     def __init__(
         self, *, hidden_size: int, dim: int, depth: int, cross_attention_dim: int, operations: Any = nn
@@ -114,15 +124,19 @@ class PerceiverResampler(nn.Module):
         self.proj_out = operations.Linear(dim, cross_attention_dim)
         self.norm_out = operations.LayerNorm(cross_attention_dim)
         self.layers = nn.ModuleList(
-            nn.ModuleList((PerceiverAttention(dim=dim, operations=operations), _feed_forward(dim, operations)))
+            nn.ModuleList((PerceiverAttention(dim=dim, operations=operations), feed_forward(dim, operations)))
             for _ in range(depth)
         )
 
-    def resample(self, features: torch.Tensor, latents: torch.Tensor) -> torch.Tensor:
+    def resample(
+        self, features: torch.Tensor, latents: torch.Tensor, in_use: torch.Tensor | None = None
+    ) -> torch.Tensor:
         features = self.proj_in(features)
-        for attention, feed_forward in self.layers:
-            latents = attention(features, latents) + latents
-            latents = feed_forward(latents) + latents
+        if in_use is not None:
+            in_use = torch.cat((in_use, in_use.new_ones(latents.shape[:2])), dim=1)
+        for attention, feed in self.layers:
+            latents = attention(features, latents, in_use) + latents
+            latents = feed(latents) + latents
         return self.norm_out(self.proj_out(latents))
 
 

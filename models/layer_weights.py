@@ -59,6 +59,7 @@ def layer_weights(
     weight_type: str = "linear",
     transformer_weights: Mapping[int, float] | None = None,
     skip_middle: bool = False,
+    prefix: str = "",
 ) -> dict[int, float]:
     """Weight by layer index N.
 
@@ -68,6 +69,7 @@ def layer_weights(
         weight_type: one of `WEIGHT_TYPES`.
         transformer_weights: factor by transformer index; replaces `weight_type`, transformers that are not named get 0.
         skip_middle: leave out the middle block.
+        prefix: of the names of the inputs, for messages.
 
     Raises:
         ValueError: unknown weight type, one that this UNet has no layers for, or a transformer index out of range.
@@ -77,7 +79,7 @@ def layer_weights(
         unknown = sorted(index for index in transformer_weights if not 0 <= index < transformers)
         if unknown:
             raise ValueError(
-                f"layer_weights names layer {unknown[0]}, but this model has layers 0 to {transformers - 1}."
+                f"{prefix}layer_weights names layer {unknown[0]}, but this model has layers 0 to {transformers - 1}."
             )
         factor = _selected(transformer_weights)
     elif weight_type in _FACTORS:
@@ -86,12 +88,12 @@ def layer_weights(
         by_transformers = _SELECTED_TRANSFORMERS[weight_type]
         if transformers not in by_transformers:
             raise ValueError(
-                f"weight_type {weight_type!r} is known for SD1.5 and SDXL only; this model has {transformers} "
-                "transformer blocks. Use another weight_type, or layer_weights."
+                f"{prefix}weight_type {weight_type!r} is known for SD1.5 and SDXL only; this model has {transformers} "
+                f"transformer blocks. Use another {prefix}weight_type, or {prefix}layer_weights."
             )
         factor = _selected(by_transformers[transformers])
     else:
-        raise ValueError(f"Unknown weight_type {weight_type!r}; choose one of {', '.join(WEIGHT_TYPES)}.")
+        raise ValueError(f"Unknown {prefix}weight_type {weight_type!r}; choose one of {', '.join(WEIGHT_TYPES)}.")
     return {
         layer.index: 0.0 if skip_middle and layer.section == "middle" else weight * factor(layer, transformers)
         for layer in layers
@@ -102,8 +104,11 @@ def _selected(factors: Mapping[int, float]) -> Callable[[CrossAttentionLayer, in
     return lambda layer, transformers: factors.get(layer.transformer_index, 0.0)
 
 
-def parse_transformer_weights(text: str) -> dict[int, float] | None:
+def parse_transformer_weights(text: str, *, prefix: str = "") -> dict[int, float] | None:
     """Parse "3:1.0, 6:0.5" (transformer index : factor); None for an empty text.
+
+    Args:
+        prefix: of the name of the input, for messages.
 
     Raises:
         ValueError: the text has another form, or a factor that is not finite.
@@ -121,6 +126,7 @@ def parse_transformer_weights(text: str) -> dict[int, float] | None:
             separator = ""
         if not separator or not math.isfinite(factors[int(index)]):
             raise ValueError(
-                f"layer_weights has {part.strip()!r}; expected pairs of layer number and factor such as '3:1.0, 6:0.5'."
+                f"{prefix}layer_weights has {part.strip()!r}; expected pairs of layer number and factor such as "
+                "'3:1.0, 6:0.5'."
             )
     return factors or None

@@ -3,7 +3,8 @@
 from comfy_api.v0_0_2 import ComfyExtension, io
 
 from .adapters import BoLIDAdapterApply, BoLIDAdapterLoader
-from .aggregation import PoolingAggregator
+from .aggregation import PoolingAggregator, SelfAttnAggregator
+from .body import BodyLandmarkEncoder
 from .demo import BoLIDDemoModelLoader
 from .encoding import BoLIDFaceAnalysisLoader, MultiRefImageEncoder
 from .model_folders import register_model_folders
@@ -14,6 +15,8 @@ NODES: list[type[io.ComfyNode]] = [
     BoLIDFaceAnalysisLoader,
     MultiRefImageEncoder,
     PoolingAggregator,
+    SelfAttnAggregator,
+    BodyLandmarkEncoder,
     BoLIDAdapterLoader,
     BoLIDAdapterApply,
     BoLIDDemoModelLoader,

@@ -5,18 +5,20 @@ from __future__ import annotations
 import math
 import os
 from functools import partial
+from typing import Any
 
 import comfy.model_patcher
 import torch
 from comfy_api.v0_0_2 import io
 
 from ..hosts.comfyui import LayerAddress, LoadedAdapter, add_faceid_lora, attach, layer_addresses, load_adapter
+from ..models.body import Body
 from ..models.branch import Branch
 from ..models.cross_attention import EMBEDS_SCALINGS
 from ..models.layer_weights import WEIGHT_TYPES, layer_weights, parse_transformer_weights
 from ..models.references import Embeds
 from .model_folders import adapter_names, adapter_path, missing_adapter_message
-from .types import CATEGORY, AdapterType, EmbedsType
+from .types import CATEGORY, AdapterType, BodyType, EmbedsType
 
 
 class BoLIDAdapterLoader(io.ComfyNode):
@@ -48,7 +50,7 @@ class BoLIDAdapterLoader(io.ComfyNode):
                     "effect on other adapters.",
                 ),
             ],
-            outputs=[AdapterType.Output("adapter", tooltip="For BoLIDAdapterApply.")],
+            outputs=[AdapterType.Output("adapter", tooltip="For BoLIDAdapterApply and SelfAttnAggregator.")],
         )
 
     @classmethod
@@ -82,14 +84,14 @@ class BoLIDAdapterApply(io.ComfyNode):
             node_id="BoLIDAdapterApply",
             display_name="Apply Adapter (BoLID)",
             category=CATEGORY,
-            description="Adds the person in the reference photos to a model. Nothing is computed until "
-            "sampling starts, so changing a weight never encodes again.",
-            search_aliases=["ip-adapter", "apply ipadapter", "faceid", "person", "identity", "face"],
+            description="Adds the person in the reference photos to a model: the face, the body, or both. Nothing is "
+            "computed until sampling starts, so changing a weight never encodes again.",
+            search_aliases=["ip-adapter", "apply ipadapter", "faceid", "person", "identity", "face", "body", "pose"],
             inputs=[
                 io.Model.Input("model", tooltip="An SD1.5 or SDXL model. It is not changed."),
                 AdapterType.Input("adapter", tooltip="From BoLIDAdapterLoader; for the same base model family."),
                 EmbedsType.Input(
-                    "face", optional=True, tooltip="The photos, from PoolingAggregator."
+                    "face", optional=True, tooltip="The photos, from PoolingAggregator or SelfAttnAggregator."
                 ),
                 io.Float.Input(
                     "face_weight",
@@ -97,27 +99,27 @@ class BoLIDAdapterApply(io.ComfyNode):
                     min=-1.0,
                     max=3.0,
                     step=0.05,
-                    tooltip="How strongly the photos act next to the text. 0: exactly as without the adapter.",
+                    tooltip="How strongly the photos at 'face' act next to the text. 0: exactly as without them.",
                 ),
                 io.Float.Input(
                     "start_percent",
                     default=0.0,
-                    tooltip="Where the photos begin to act: 0 is pure noise, 1 the finished picture. Later: freer "
-                    "composition.",
+                    tooltip="Where the face begins to act: 0 is pure noise, 1 the finished picture. Later: freer "
+                    "composition. The body has a start of its own.",
                     **percent,
                 ),
                 io.Float.Input(
                     "end_percent",
                     default=1.0,
-                    tooltip="Where the photos cease to act: 0 is pure noise, 1 the finished picture. Earlier: freer "
-                    "details.",
+                    tooltip="Where the face ceases to act: 0 is pure noise, 1 the finished picture. Earlier: freer "
+                    "details. The body has an end of its own.",
                     **percent,
                 ),
                 io.Mask.Input(
                     "attn_mask",
                     optional=True,
                     advanced=True,
-                    tooltip="Where in the picture the photos act (white). One mask, or one per picture of the batch.",
+                    tooltip="Where in the picture the face acts (white). One mask, or one per picture of the batch.",
                 ),
                 io.Combo.Input(
                     "weight_type",
@@ -125,7 +127,7 @@ class BoLIDAdapterApply(io.ComfyNode):
                     default="linear",
                     optional=True,
                     advanced=True,
-                    tooltip="How the weight is spread over the model's layers. 'style transfer' and 'composition' act "
+                    tooltip="How face_weight is spread over the model's layers. 'style transfer' and 'composition' act "
                     "in the layers known for them only.",
                 ),
                 io.String.Input(
@@ -133,8 +135,8 @@ class BoLIDAdapterApply(io.ComfyNode):
                     default="",
                     optional=True,
                     advanced=True,
-                    tooltip="Factor per layer, e.g. 3:1.0, 6:0.5 (SD1.5: 0 to 15, SDXL: 0 to 10, in the order in which "
-                    "they run). Replaces weight_type; layers that are not named get 0.",
+                    tooltip="Factor of face_weight per layer, e.g. 3:1.0, 6:0.5 (SD1.5: 0 to 15, SDXL: 0 to 10, in the "
+                    "order in which they run). Replaces weight_type; layers that are not named get 0.",
                 ),
                 io.Combo.Input(
                     "embeds_scaling",
@@ -142,16 +144,16 @@ class BoLIDAdapterApply(io.ComfyNode):
                     default="V only",
                     optional=True,
                     advanced=True,
-                    tooltip="What the weight multiplies. 'V only' is the published form; the others also change how "
-                    "sharply the model looks at the photos ('C penalty': less in narrow layers).",
+                    tooltip="What the weights multiply, in both branches. 'V only' is the published form; the others "
+                    "also change how sharply the model looks at the photos ('C penalty': less in narrow layers).",
                 ),
                 io.Boolean.Input(
                     "skip_middle",
                     default=False,
                     optional=True,
                     advanced=True,
-                    tooltip="Leave out the middle block: reproduces pictures made with ComfyUI_IPAdapter_plus, which "
-                    "never reached it.",
+                    tooltip="Leave out the middle block, in both branches: reproduces pictures made with "
+                    "ComfyUI_IPAdapter_plus, which never reached it.",
                 ),
                 io.Float.Input(
                     "lora_strength",
@@ -163,6 +165,58 @@ class BoLIDAdapterApply(io.ComfyNode):
                     advanced=True,
                     tooltip="Strength of the LoRA inside FaceID files; no separate LoRA file is needed. It acts during "
                     "the whole sampling run (start and end percent do not reach it) and is left out at face_weight 0.",
+                ),
+                BodyType.Input(
+                    "body",
+                    optional=True,
+                    tooltip="The person's body, from BodyLandmarkEncoder. Needs an adapter with a body branch.",
+                ),
+                io.Float.Input(
+                    "body_weight",
+                    default=1.0,
+                    min=-1.0,
+                    max=3.0,
+                    step=0.05,
+                    optional=True,
+                    tooltip="How strongly the body acts next to text and face. 0: exactly as without it.",
+                ),
+                io.Float.Input(
+                    "body_start_percent",
+                    default=0.0,
+                    optional=True,
+                    advanced=True,
+                    tooltip="Where the body begins to act: 0 is pure noise, 1 the finished picture.",
+                    **percent,
+                ),
+                io.Float.Input(
+                    "body_end_percent",
+                    default=1.0,
+                    optional=True,
+                    advanced=True,
+                    tooltip="Where the body ceases to act: 0 is pure noise, 1 the finished picture. Body and pose are "
+                    "settled early: an early end leaves details to text and face.",
+                    **percent,
+                ),
+                io.Mask.Input(
+                    "body_attn_mask",
+                    optional=True,
+                    advanced=True,
+                    tooltip="Where in the picture the body acts (white). One mask, or one per picture of the batch.",
+                ),
+                io.Combo.Input(
+                    "body_weight_type",
+                    options=list(WEIGHT_TYPES),
+                    default="linear",
+                    optional=True,
+                    advanced=True,
+                    tooltip="How body_weight is spread over the model's layers, as weight_type does for the face.",
+                ),
+                io.String.Input(
+                    "body_layer_weights",
+                    default="",
+                    optional=True,
+                    advanced=True,
+                    tooltip="Factor of body_weight per layer, as layer_weights does for the face.",
                 ),
             ],
             outputs=[io.Model.Output("model", tooltip="For a sampler, or for another adapter.")],
@@ -183,47 +237,108 @@ class BoLIDAdapterApply(io.ComfyNode):
         embeds_scaling: str = "V only",
         skip_middle: bool = False,
         lora_strength: float = 1.0,
+        body: Body | None = None,
+        body_weight: float = 1.0,
+        body_start_percent: float = 0.0,
+        body_end_percent: float = 1.0,
+        body_attn_mask: torch.Tensor | None = None,
+        body_weight_type: str = "linear",
+        body_layer_weights: str = "",
     ) -> io.NodeOutput:
-        if face is None:
-            raise ValueError("Nothing to apply: connect the embeds of PoolingAggregator to 'face'.")
-        _check_numbers(
-            face_weight=face_weight, start_percent=start_percent, end_percent=end_percent, lora_strength=lora_strength
-        )
-        if start_percent > end_percent:
+        if face is None and body is None:
             raise ValueError(
-                f"start_percent ({start_percent}) is after end_percent ({end_percent}), so the adapter would never "
-                "act. Exchange the two, or set face_weight to 0."
+                "Nothing to apply: connect the embeds of PoolingAggregator or SelfAttnAggregator to 'face', the body "
+                "of BodyLandmarkEncoder to 'body', or both."
             )
-        addresses = layer_addresses(model)
-        _check_model(adapter, addresses)
-        adapter.adapter.check_embeds(face)
-        branch = Branch(
-            tokens=partial(adapter.adapter.face_tokens, face),
-            projections=adapter.adapter.ip_adapter,
-            layer_weights=_layer_weights(
-                addresses, face_weight, weight_type, layer_weights, skip_middle
-            ),
+        _check_numbers(
+            face_weight=face_weight,
             start_percent=start_percent,
             end_percent=end_percent,
-            mask=attn_mask,
-            embeds_scaling=embeds_scaling,
+            lora_strength=lora_strength,
+            body_weight=body_weight,
+            body_start_percent=body_start_percent,
+            body_end_percent=body_end_percent,
         )
-        model = attach(model, adapter, addresses, [branch])
-        if adapter.lora and lora_strength != 0 and face_weight != 0:
+        _check_schedule("", start_percent, end_percent, "face_weight")
+        _check_schedule("body_", body_start_percent, body_end_percent, "body_weight")
+        addresses = layer_addresses(model)
+        _check_model(adapter, addresses)
+        make_branch = partial(_branch, addresses=addresses, skip_middle=skip_middle, embeds_scaling=embeds_scaling)
+        branches = []
+        if face is not None:
+            adapter.adapter.check_features(face)
+            branches.append(
+                make_branch(
+                    tokens=partial(adapter.adapter.face_tokens, face),
+                    projections=adapter.adapter.ip_adapter,
+                    weight=face_weight,
+                    start_percent=start_percent,
+                    end_percent=end_percent,
+                    mask=attn_mask,
+                    weight_type=weight_type,
+                    layer_weights_text=layer_weights,
+                    prefix="",
+                )
+            )
+        if body is not None:
+            _check_body_branch(adapter)
+            adapter.adapter.check_body(body)
+            branches.append(
+                make_branch(
+                    tokens=partial(adapter.adapter.body_tokens, body),
+                    projections=adapter.adapter.body_adapter,
+                    weight=body_weight,
+                    start_percent=body_start_percent,
+                    end_percent=body_end_percent,
+                    mask=body_attn_mask,
+                    weight_type=body_weight_type,
+                    layer_weights_text=body_layer_weights,
+                    prefix="body_",
+                )
+            )
+        model = attach(model, adapter, addresses, branches)
+        if adapter.lora and lora_strength != 0 and face is not None and face_weight != 0:
             add_faceid_lora(model, adapter, addresses, lora_strength)
         return io.NodeOutput(model)
 
 
-def _layer_weights(
-    addresses: list[LayerAddress], weight: float, weight_type: str, text: str, skip_middle: bool
-) -> dict[int, float]:
-    return layer_weights(
-        [address.layer for address in addresses],
-        weight,
-        weight_type=weight_type,
-        transformer_weights=parse_transformer_weights(text),
-        skip_middle=skip_middle,
+def _branch(
+    *,
+    addresses: list[LayerAddress],
+    weight: float,
+    weight_type: str,
+    layer_weights_text: str,
+    skip_middle: bool,
+    prefix: str,
+    **rest: Any,
+) -> Branch:
+    return Branch(
+        layer_weights=layer_weights(
+            [address.layer for address in addresses],
+            weight,
+            weight_type=weight_type,
+            transformer_weights=parse_transformer_weights(layer_weights_text, prefix=prefix),
+            skip_middle=skip_middle,
+            prefix=prefix,
+        ),
+        **rest,
     )
+
+
+def _check_schedule(prefix: str, start_percent: float, end_percent: float, weight: str) -> None:
+    if start_percent > end_percent:
+        raise ValueError(
+            f"{prefix}start_percent ({start_percent}) is after {prefix}end_percent ({end_percent}), so the branch "
+            f"would never act. Exchange the two, or set {weight} to 0."
+        )
+
+
+def _check_body_branch(adapter: LoadedAdapter) -> None:
+    if adapter.adapter.layout.body is None:
+        raise ValueError(
+            f"{adapter.name} has no body branch (it is a face adapter, as all public IP-Adapter files are), but a body "
+            "is connected. Load a BoLID adapter with a body branch in BoLIDAdapterLoader, or disconnect 'body'."
+        )
 
 
 def _check_numbers(**numbers: float) -> None:

@@ -8,7 +8,7 @@ from comfy_api.v0_0_2 import io
 from .demo_model import demo_adapter, demo_image_encoder, demo_model, demo_text_encoder, demo_vae
 from .types import CATEGORY, AdapterType
 
-METHODS = ("ip_adapter",)
+METHODS = ("ip_adapter", "self_attention", "bolid")
 WEIGHTS_SEED = 20
 
 
@@ -30,7 +30,8 @@ class BoLIDDemoModelLoader(io.ComfyNode):
                     "method",
                     options=list(METHODS),
                     default="ip_adapter",
-                    tooltip="Which adapter comes with the model. ip_adapter: a base IP-Adapter.",
+                    tooltip="Which adapter comes with the model. ip_adapter: a base IP-Adapter. self_attention: the "
+                    "same with an aggregator for SelfAttnAggregator. bolid: with an aggregator and a body branch.",
                 )
             ],
             outputs=[
@@ -51,5 +52,5 @@ class BoLIDDemoModelLoader(io.ComfyNode):
             demo_text_encoder(generator),
             demo_vae(generator),
             demo_image_encoder(generator),
-            demo_adapter(generator, model),
+            demo_adapter(generator, model, method),
         )

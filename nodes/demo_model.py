@@ -23,7 +23,7 @@ import torch
 from torch import nn
 
 from ..hosts.comfyui import LoadedAdapter, in_comfyuis_care, layer_addresses
-from ..models.adapter import AdapterLayout
+from ..models.adapter import AdapterLayout, BodyLayout
 from ..models.build import build_adapter
 
 TEXT_WIDTH = 64
@@ -70,6 +70,8 @@ IMAGE_ENCODER_CONFIG: dict[str, Any] = {
     "hidden_act": "gelu",
     "projection_dim": IMAGE_EMBED_DIM,
 }
+
+BODY_LAYOUT = BodyLayout(hidden_size=IMAGE_ENCODER_CONFIG["hidden_size"], dim=64, depth=1, resampler_depth=1)
 
 
 class _DemoModelConfig(comfy.supported_models.SD15):
@@ -146,8 +148,14 @@ def demo_image_encoder(generator: torch.Generator) -> comfy.clip_vision.ClipVisi
     return encoder
 
 
-def demo_adapter(generator: torch.Generator, model: comfy.model_patcher.ModelPatcher) -> LoadedAdapter:
-    """A base-layout IP-Adapter for the demo model."""
+def demo_adapter(
+    generator: torch.Generator, model: comfy.model_patcher.ModelPatcher, method: str
+) -> LoadedAdapter:
+    """An adapter for the demo model: a base-layout IP-Adapter, alone or with the other parts of a BoLID adapter.
+
+    Args:
+        method: "ip_adapter", "self_attention" or "bolid".
+    """
     layers = {address.layer.index: address.layer.hidden_size for address in layer_addresses(model)}
     layout = AdapterLayout(
         kind="base",
@@ -155,6 +163,8 @@ def demo_adapter(generator: torch.Generator, model: comfy.model_patcher.ModelPat
         num_tokens=4,
         image_embed_dim=IMAGE_EMBED_DIM,
         layers=dict(sorted(layers.items())),
+        aggregator_depth=0 if method == "ip_adapter" else 1,
+        body=BODY_LAYOUT if method == "bolid" else None,
     )
     adapter = build_adapter(layout, operations=comfy.ops.manual_cast)
     _fill(adapter, generator)

@@ -7,7 +7,6 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any
 
-import comfy.clip_model
 import comfy.clip_vision
 import comfy.model_management
 import numpy as np
@@ -16,24 +15,21 @@ from comfy.model_management import throw_exception_if_processing_interrupted
 from comfy.utils import ProgressBar
 from comfy_api.v0_0_2 import io, ui
 
-from ..detectors.crops import align_face, crop_square, rgb, square_box, to_uint8
+from ..detectors.crops import align_face, rgb, to_uint8
 from ..detectors.faces import Face, FaceDetector, InsightFaceAnalysis, MediaPipeFaceDetector, largest_first
-from ..detectors.people import MediaPipePersonDetector
+from ..detectors.people import MediaPipePersonDetector, Person
 from ..models.references import PhotoReport, References
+from .image_features import PERSON_MARGIN, crop_for_encoder, encode
 from .model_folders import insightface_packs, insightface_root
 from .reports import report_json
-from .types import CATEGORY, FaceAnalysisType, FaceDetectionModelType, ReferencesType
+from .types import CATEGORY, FaceAnalysisType, FaceDetectionModelType, ReferencesType, single
 
 CROPS = ("whole", "face", "person")
 ON_MISSING = ("skip", "error", "whole")
 
 FACE_MARGIN = 0.3
 """Room around a face box on every side, as a fraction of it: hair, ears and chin."""
-PERSON_MARGIN = 0.0
-"""The person detector's boxes have room around the body already."""
-
 DEFAULT_CROP_SIZE = 224
-ENCODE_BATCH = 16
 
 
 class BoLIDFaceAnalysisLoader(io.ComfyNode):
@@ -107,7 +103,7 @@ class MultiRefImageEncoder(io.ComfyNode):
                     default="whole",
                     tooltip="What the image encoder sees. whole: the middle square of the photo, as IP-Adapter was "
                     "trained. face: the largest face with some room (aligned, if face_analysis gives landmarks). "
-                    "person: the whole body of the most visible person.",
+                    "person: the whole body of the largest person.",
                 ),
                 io.Combo.Input(
                     "on_missing",
@@ -134,8 +130,8 @@ class MultiRefImageEncoder(io.ComfyNode):
         face_analysis: list[Any] | None = None,
     ) -> io.NodeOutput:
         photos = [photo for batch in images for photo in batch]
-        encoder = _single(clip_vision)
-        analysis = _single(face_analysis)
+        encoder = single(clip_vision)
+        analysis = single(face_analysis)
         if encoder is None and not isinstance(analysis, InsightFaceAnalysis):
             raise ValueError(
                 "There is nothing to encode with: connect 'Load CLIP Vision' to clip_vision (IP-Adapter, plus, "
@@ -145,8 +141,8 @@ class MultiRefImageEncoder(io.ComfyNode):
         progress = ProgressBar(2 * len(photos))
         found = _find_regions(
             photos,
-            crop=_single(crop),
-            on_missing=_single(on_missing),
+            crop=single(crop),
+            on_missing=single(on_missing),
             analysis=analysis,
             size=size,
             face_alone=encoder is None,
@@ -154,19 +150,14 @@ class MultiRefImageEncoder(io.ComfyNode):
         )
         crops = torch.cat([region.crop for region in found.regions])
         references = replace(
-            _encode(encoder, crops, progress) if encoder is not None else References(),
+            _encoded(encoder, crops, progress) if encoder is not None else References(),
             **_face_features(found.regions),
             report=found.report,
         )
         progress.update_absolute(2 * len(photos))  # photos that were left out, or no encoder
         return io.NodeOutput(
-            references, crops, report_json(found.report, crop=_single(crop)), ui=ui.PreviewImage(crops, cls=cls)
+            references, crops, report_json(found.report, crop=single(crop)), ui=ui.PreviewImage(crops, cls=cls)
         )
-
-
-def _single(values: list[Any] | None) -> Any:
-    """The value of an input that is not a list by nature (`is_input_list` wraps all of them)."""
-    return values[0] if values else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -217,7 +208,7 @@ def _find_regions(
                 continue
             regions.append(
                 _Region(
-                    crop=_cut(rgb(photo), crop=crop, faces=faces, people=people, size=size),
+                    crop=_crop(rgb(photo), crop=crop, faces=faces, people=people, size=size),
                     embedding=faces[0].embedding if faces else None,
                 )
             )
@@ -257,7 +248,7 @@ class _CoreFaceDetector(FaceDetector):
         )
 
 
-def _missing(crop: str, faces: Sequence[Face], people: Sequence[Any], wants_embedding: bool) -> str:
+def _missing(crop: str, faces: Sequence[Face], people: Sequence[Person], wants_embedding: bool) -> str:
     if crop == "person" and not people:
         return "no person"
     if (crop == "face" or wants_embedding) and not faces:
@@ -265,36 +256,30 @@ def _missing(crop: str, faces: Sequence[Face], people: Sequence[Any], wants_embe
     return ""
 
 
-def _instead(crop: str, people: Sequence[Any]) -> str:
+def _instead(crop: str, people: Sequence[Person]) -> str:
     """What on_missing 'whole' means for a photo, for the report."""
     return "person used without face embedding" if crop == "person" and people else "whole photo used"
 
 
-def _cut(photo: torch.Tensor, *, crop: str, faces: Sequence[Face], people: Sequence[Any], size: int) -> torch.Tensor:
+def _crop(
+    photo: torch.Tensor, *, crop: str, faces: Sequence[Face], people: Sequence[Person], size: int
+) -> torch.Tensor:
     """The part of a photo [H, W, 3] that the encoder shall see: [1, size, size, 3]."""
     if crop == "face" and faces:
         if faces[0].keypoints is not None:
             return align_face(photo, faces[0].keypoints, size=size).unsqueeze(0)
-        photo = crop_square(photo, square_box(faces[0].box, margin=FACE_MARGIN, image_size=photo.shape[:2]))
-    elif crop == "person" and people:
-        photo = crop_square(photo, square_box(people[0].box, margin=PERSON_MARGIN, image_size=photo.shape[:2]))
-    # ComfyUI's own preprocessing, without its normalisation: encode_image repeats it on the result without effect.
-    pixels = comfy.clip_model.clip_preprocess(photo.unsqueeze(0), size=size, mean=[0.0] * 3, std=[1.0] * 3)
-    return pixels.movedim(1, -1)
+        return crop_for_encoder(photo, faces[0].box, margin=FACE_MARGIN, size=size)
+    if crop == "person" and people:
+        return crop_for_encoder(photo, people[0].box, margin=PERSON_MARGIN, size=size)
+    return crop_for_encoder(photo, None, size=size)
 
 
-def _encode(encoder: comfy.clip_vision.ClipVisionModel, crops: torch.Tensor, progress: ProgressBar) -> References:
-    image_embeds, hidden_states = [], []
-    for batch in crops.split(ENCODE_BATCH):
-        throw_exception_if_processing_interrupted()
-        output = encoder.encode_image(batch)
-        image_embeds.append(output["image_embeds"].float())
-        hidden_states.append(output["penultimate_hidden_states"].float())
-        progress.update(len(batch))
+def _encoded(
+    encoder: comfy.clip_vision.ClipVisionModel, crops: torch.Tensor, progress: ProgressBar
+) -> References:
+    image_embeds, hidden_states = encode(encoder, crops, progress)
     return References(
-        image_embeds=torch.cat(image_embeds),
-        hidden_states=torch.cat(hidden_states),
-        zero_hidden_states=_zero_hidden_states(encoder),
+        image_embeds=image_embeds, hidden_states=hidden_states, zero_hidden_states=_zero_hidden_states(encoder)
     )
 
 

@@ -8,15 +8,41 @@ from pathlib import Path
 import folder_paths
 
 ADAPTER_FOLDERS = ("bolid", "ipadapter")
+POSE_MODEL_FOLDER, POSE_MODEL_EXTENSION = "mediapipe", ".task"
 
 
 def register_model_folders() -> None:
-    """Make models/bolid and models/ipadapter known to ComfyUI; folders that other packs registered are kept."""
+    """Make the folders of models/ that the pack reads known to ComfyUI; folders of other packs are kept."""
     for name in ADAPTER_FOLDERS:
-        folder_paths.add_model_folder_path(name, os.path.join(folder_paths.models_dir, name))
-        # A newly registered folder accepts every file until it is told its extensions.
-        folders, extensions = folder_paths.folder_names_and_paths[name]
-        folder_paths.folder_names_and_paths[name] = (folders, {*extensions, *folder_paths.supported_pt_extensions})
+        _register(name, folder_paths.supported_pt_extensions)
+    _register(POSE_MODEL_FOLDER, {POSE_MODEL_EXTENSION})
+
+
+def _register(name: str, extensions: set[str]) -> None:
+    folder_paths.add_model_folder_path(name, os.path.join(folder_paths.models_dir, name))
+    # A newly registered folder accepts every file until it is told its extensions.
+    folders, known = folder_paths.folder_names_and_paths[name]
+    folder_paths.folder_names_and_paths[name] = (folders, {*known, *extensions})
+
+
+def pose_model_names() -> list[str]:
+    """mediapipe's pose models in models/mediapipe, for versions of mediapipe that carry none."""
+    return [name for name in folder_paths.get_filename_list(POSE_MODEL_FOLDER) if name.endswith(POSE_MODEL_EXTENSION)]
+
+
+def pose_model_path(name: str) -> str:
+    """Full path of a pose model.
+
+    Raises:
+        FileNotFoundError: no such file.
+    """
+    path = folder_paths.get_full_path(POSE_MODEL_FOLDER, name)
+    if path is None:
+        raise FileNotFoundError(
+            f"The pose model {name!r} was not found. Put a pose_landmarker .task file into "
+            f"{os.path.join(folder_paths.models_dir, POSE_MODEL_FOLDER)}, or set pose_model to 'bundled'."
+        )
+    return path
 
 
 def adapter_names() -> list[str]:

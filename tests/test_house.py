@@ -137,6 +137,18 @@ def test_importing_a_room_leaves_detectors_and_diffusers_alone(room: str):
     assert not set(answer.stdout.split()) & (set(HEAVY) - {"torch"})
 
 
+def test_importing_the_nodes_leaves_detectors_and_diffusers_alone(comfyui_dir: Path):
+    code = (
+        f"import sys; sys.path.insert(0, {str(comfyui_dir)!r}); from comfy.cli_args import args; args.cpu = True; "
+        "import bolid.nodes; print(*sys.modules)"
+    )
+    answer = run(sys.executable, "-c", code)
+    assert answer.returncode == 0, answer.stderr
+    loaded = set(answer.stdout.split())
+    assert "bolid.nodes.body" in loaded
+    assert not loaded & {"diffusers", "insightface", "mediapipe", "onnxruntime"}  # ComfyUI itself loads cv2
+
+
 def test_ci_runs_the_tests_of_the_readme(tmp_path: Path):
     (tmp_path / ".ci").mkdir()
     (tmp_path / "scripts").mkdir()

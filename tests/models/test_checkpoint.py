@@ -43,8 +43,8 @@ PUBLIC = [
     ("plus", 768, {"kind": "plus", "num_tokens": 16, "hidden_size": 1280, "inner_dim": 768, "depth": 4}),
     ("plus", 2048, {"kind": "plus", "num_tokens": 16, "hidden_size": 1280, "inner_dim": 1280, "depth": 4}),
     ("full_face", 768, {"kind": "full_face", "num_tokens": None, "hidden_size": 1280, "inner_dim": 1280}),
-    ("faceid", 768, {"kind": "faceid", "num_tokens": 4, "face_embed_dim": 512, "inner_dim": 1024, "lora_rank": 128}),
-    ("faceid", 2048, {"kind": "faceid", "num_tokens": 4, "face_embed_dim": 512, "inner_dim": 1024, "lora_rank": 128}),
+    ("faceid", 768, {"kind": "faceid", "num_tokens": 4, "face_embed_dim": 512, "inner_dim": 1024}),
+    ("faceid", 2048, {"kind": "faceid", "num_tokens": 4, "face_embed_dim": 512, "inner_dim": 1024}),
     ("faceid_portrait", 768, {"kind": "faceid", "num_tokens": 16, "face_embed_dim": 512, "inner_dim": 1024}),
     *(
         (
@@ -57,7 +57,6 @@ PUBLIC = [
                 "inner_dim": 1024,
                 "hidden_size": 1280,
                 "depth": 4,
-                "lora_rank": 128,
             },
         )
         for width in (768, 2048)
@@ -143,7 +142,7 @@ def test_sizes_come_from_the_tensors():
     layout = detect_layout(state_dict_of("plus", "sd15"), name="")
     assert (layout.hidden_size, layout.inner_dim) == (ENCODER_WIDTH, 128)
     layout = detect_layout(state_dict_of("faceid", "sd15"), name="")
-    assert (layout.face_embed_dim, layout.inner_dim, layout.lora_rank) == (FACE_WIDTH, 2 * FACE_WIDTH, 4)
+    assert (layout.face_embed_dim, layout.inner_dim) == (FACE_WIDTH, 2 * FACE_WIDTH)
     shallow = {name: tensor for name, tensor in small("plus").items() if "layers.3." not in name}
     assert adapter_from_state_dict(shallow, name="").layout.depth == 3
 

@@ -16,7 +16,18 @@ from bolid.nodes.adapters import BoLIDAdapterApply, BoLIDAdapterLoader, _family
 from bolid.nodes.model_folders import adapter_names, register_model_folders
 
 from ..support.adapter_files import write_bin, write_safetensors, write_truncated
-from ..support.scenes import ENCODER_WIDTH, applied, features, loaded_adapter, model_of, sampled, state_dict_of
+from ..support.scenes import (
+    ENCODER_WIDTH,
+    applied,
+    body,
+    bolid_adapter,
+    cared_for,
+    features,
+    loaded_adapter,
+    model_of,
+    sampled,
+    state_dict_of,
+)
 
 # Folders
 
@@ -170,7 +181,7 @@ def mistake(layout: str = "base", family: str = "sd15", model: str = "sd15", emb
 @pytest.mark.usefixtures("loses_nothing")
 class TestMistakes:
     def test_nothing_connected(self):
-        with pytest.raises(ValueError, match="connect the embeds of PoolingAggregator to 'face'"):
+        with pytest.raises(ValueError, match="connect the embeds of PoolingAggregator or SelfAttnAggregator to 'face'"):
             BoLIDAdapterApply.execute(model_of("sd15"), loaded_adapter("base"), 1.0, 0.0, 1.0)
 
     @pytest.mark.parametrize("name", ["face_weight", "start_percent", "end_percent", "lora_strength"])
@@ -293,3 +304,39 @@ def test_lora_strength_reaches_the_model_only_with_a_weight():
     assert applied(model, adapter, lora_strength=0.0).patches == {}
     assert applied(model, adapter, face_weight=0.0).patches == {}
     assert applied(model, loaded_adapter("faceid_portrait")).patches == {}
+
+
+# Body
+
+
+def test_a_body_needs_an_adapter_with_a_body_branch():
+    with pytest.raises(ValueError, match=r"base\.safetensors has no body branch.*disconnect 'body'"):
+        applied(model_of("sd15"), loaded_adapter("base"), body=body())
+
+
+def test_a_body_of_another_encoder_is_refused():
+    person = body()
+    wide = dataclasses.replace(person, hidden_states=torch.zeros(2, 5, ENCODER_WIDTH + 8))
+    with pytest.raises(ValueError, match=rf"width {ENCODER_WIDTH}\).*the body's image features"):
+        applied(model_of("sd15"), cared_for(bolid_adapter()), body=wide)
+
+
+def test_nothing_connected_names_both_inputs():
+    with pytest.raises(ValueError, match="'face'.*'body'"):
+        applied(model_of("sd15"), cared_for(bolid_adapter()), face=None)
+
+
+@pytest.mark.parametrize("name", ["body_weight", "body_start_percent", "body_end_percent"])
+def test_numbers_of_the_body_are_finite(name):
+    with pytest.raises(ValueError, match=f"{name} must be a finite number"):
+        applied(model_of("sd15"), cared_for(bolid_adapter()), body=body(), **{name: float("nan")})
+
+
+def test_the_bodys_schedule_and_layers_are_named_in_messages():
+    adapter = cared_for(bolid_adapter())
+    with pytest.raises(ValueError, match="body_start_percent .* is after body_end_percent .* body_weight"):
+        applied(model_of("sd15"), adapter, body=body(), body_start_percent=0.6, body_end_percent=0.4)
+    with pytest.raises(ValueError, match="^body_layer_weights has '3'"):
+        applied(model_of("sd15"), adapter, body=body(), body_layer_weights="3")
+    with pytest.raises(ValueError, match="^body_layer_weights names layer 99"):
+        applied(model_of("sd15"), adapter, body=body(), body_layer_weights="99:1")

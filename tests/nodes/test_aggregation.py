@@ -9,9 +9,9 @@ import torch
 
 from bolid.models.pooling import POOLING_METHODS, pool
 from bolid.models.references import PhotoReport, References
-from bolid.nodes.aggregation import PoolingAggregator, parse_photo_weights
+from bolid.nodes.aggregation import PoolingAggregator, SelfAttnAggregator, parse_photo_weights
 
-from ..support.scenes import features
+from ..support.scenes import applied, bolid_adapter, cared_for, features, loaded_adapter, model_of, sampled
 
 
 @pytest.fixture
@@ -106,3 +106,50 @@ def test_stack_with_a_faceless_photo(references):
         run(references, "stack")
     embeds, _ = run(references, "stack", photo_weights="1, 1, 0, 1")
     assert embeds.face_embeds.shape[0] == 2
+
+
+# SelfAttnAggregator
+
+
+def photos(count: int) -> References:
+    report = tuple(PhotoReport(photo=number, status="kept") for number in range(1, count + 1))
+    return References(**features(count), report=report)
+
+
+@pytest.mark.parametrize("layout", ["base", "plus", "faceid_plus"])
+def test_self_attention_gives_what_the_adapter_reads(layout):
+    adapter = cared_for(bolid_adapter(layout=layout))
+    embeds, report = SelfAttnAggregator.execute(photos(9), adapter).result
+    assert json.loads(report)["kept"] == 9
+    pooled = pool(photos(9))
+    for name in adapter.adapter.image_proj.inputs:
+        aggregated, average = getattr(embeds, name), getattr(pooled, name)
+        assert aggregated.shape == average.shape
+        assert not torch.allclose(aggregated, average)  # its weights are random, not initial
+    model = model_of("sd15")
+    assert not torch.equal(sampled(applied(model, adapter, embeds)), sampled(applied(model, adapter, pooled)))
+
+
+def test_few_photos_are_repeated_and_many_are_cut():
+    adapter = cared_for(bolid_adapter())
+    few, report = SelfAttnAggregator.execute(photos(4), adapter, fill_seed=1).result
+    report = json.loads(report)
+    assert report["fill_seed"] == 1 and report["kept"] + report["repeated"] == 4 and report["repeated"] >= 1
+    again, _ = SelfAttnAggregator.execute(photos(4), adapter, fill_seed=1).result
+    assert torch.equal(few.image_embeds, again.image_embeds)
+    others = [SelfAttnAggregator.execute(photos(4), adapter, fill_seed=seed).result[0] for seed in range(2, 6)]
+    assert any(not torch.equal(few.image_embeds, other.image_embeds) for other in others)
+    _, report = SelfAttnAggregator.execute(photos(11), adapter).result
+    report = json.loads(report)
+    assert (report["kept"], report["dropped"]) == (9, 2)
+    assert [entry["status"] for entry in report["photos"][9:]] == ["dropped", "dropped"]
+
+
+def test_self_attention_needs_an_adapter_that_carries_it():
+    with pytest.raises(ValueError, match=r"base\.safetensors carries no self-attention aggregator.*PoolingAggregator"):
+        SelfAttnAggregator.execute(photos(9), loaded_adapter("base"))
+
+
+def test_self_attention_needs_the_features_that_the_adapter_reads():
+    with pytest.raises(ValueError, match="made without an image encoder"):
+        SelfAttnAggregator.execute(References(face_embeds=features(9)["face_embeds"]), cared_for(bolid_adapter()))

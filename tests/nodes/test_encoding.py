@@ -203,7 +203,7 @@ def test_the_face_crop_shows_the_largest_face(photos, clip_vision):
 def test_the_person_crop_shows_the_person(photos, clip_vision):
     pixels = to_uint8(photos["bus"][0])
     with MediaPipePersonDetector() as detector:
-        (person,) = detector.detect(pixels)
+        person, *_ = detector.detect(pixels)
     square = crop_square(photos["bus"][0], square_box(person.box, margin=PERSON_MARGIN, image_size=pixels.shape[:2]))
     references, _, _ = encode([photos["bus"]], crop="person", clip_vision=clip_vision)
     (expected,) = CLIPVisionEncode().encode(clip_vision, square[None], "center")

@@ -29,6 +29,22 @@ CONTRACTS: dict[str, tuple[dict[str, str], dict[str, str], dict[str, str]]] = {
         {"photo_weights": STRING, "rescale_norm": BOOLEAN},
         {"embeds": "BOLID_EMBEDS", "report": STRING},
     ),
+    "SelfAttnAggregator": (
+        {"references": "BOLID_REFERENCES", "adapter": "BOLID_ADAPTER"},
+        {"fill_seed": "INT"},
+        {"embeds": "BOLID_EMBEDS", "report": STRING},
+    ),
+    "BodyLandmarkEncoder": (
+        {"images": "IMAGE", "min_visibility": FLOAT, "on_missing": COMBO},
+        {
+            "clip_vision": "CLIP_VISION",
+            "pose_keypoint": "POSE_KEYPOINT",
+            "target_pose": "POSE_KEYPOINT,IMAGE",
+            "person_index": "INT",
+            "pose_model": COMBO,
+        },
+        {"body": "BOLID_BODY", "preview": "IMAGE", "pose_keypoint": "POSE_KEYPOINT", "report": STRING},
+    ),
     "BoLIDFaceAnalysisLoader": ({"model_pack": COMBO, "provider": COMBO}, {}, {"face_analysis": "BOLID_FACE_ANALYSIS"}),
     "BoLIDAdapterLoader": ({"adapter_name": COMBO}, {"faceid_plus_version": COMBO}, {"adapter": "BOLID_ADAPTER"}),
     "BoLIDAdapterApply": (
@@ -47,6 +63,13 @@ CONTRACTS: dict[str, tuple[dict[str, str], dict[str, str], dict[str, str]]] = {
             "embeds_scaling": COMBO,
             "skip_middle": BOOLEAN,
             "lora_strength": FLOAT,
+            "body": "BOLID_BODY",
+            "body_weight": FLOAT,
+            "body_start_percent": FLOAT,
+            "body_end_percent": FLOAT,
+            "body_attn_mask": "MASK",
+            "body_weight_type": COMBO,
+            "body_layer_weights": STRING,
         },
         {"model": "MODEL"},
     ),
@@ -60,9 +83,24 @@ COMBOS = {
     ("MultiRefImageEncoder", "crop"): ["whole", "face", "person"],
     ("MultiRefImageEncoder", "on_missing"): ["skip", "error", "whole"],
     ("PoolingAggregator", "method"): ["avg", "max", "normalised_avg", "median", "stack"],
-    ("BoLIDDemoModelLoader", "method"): ["ip_adapter"],
+    ("BodyLandmarkEncoder", "on_missing"): ["skip", "error", "whole"],
+    ("BodyLandmarkEncoder", "pose_model"): ["bundled"],
+    ("BoLIDDemoModelLoader", "method"): ["ip_adapter", "self_attention", "bolid"],
 }
-ADVANCED = {"attn_mask", "weight_type", "layer_weights", "embeds_scaling", "skip_middle", "lora_strength"}
+ADVANCED = {
+    "attn_mask",
+    "weight_type",
+    "layer_weights",
+    "embeds_scaling",
+    "skip_middle",
+    "lora_strength",
+    "body_start_percent",
+    "body_end_percent",
+    "body_attn_mask",
+    "body_weight_type",
+    "body_layer_weights",
+}
+BASIC = ("face", "body", "face_weight", "body_weight", "start_percent", "end_percent")
 CARD_NAMES = {
     "MultiRefImageEncoder",
     "PoolingAggregator",
@@ -134,7 +172,7 @@ def test_expert_settings_of_apply_are_advanced():
     inputs = {given.id: given for given in schemas()["BoLIDAdapterApply"].inputs}
     assert ADVANCED <= set(inputs)
     assert {name for name, given in inputs.items() if given.advanced} >= ADVANCED
-    assert not any(inputs[name].advanced for name in ("face", "face_weight", "start_percent", "end_percent"))
+    assert not any(inputs[name].advanced for name in BASIC)
 
 
 def test_the_schema_holds(node):
@@ -147,14 +185,16 @@ def test_the_schema_holds(node):
 
 def test_inputs_are_what_execute_takes(node):
     parameters = inspect.signature(node.execute).parameters
-    inputs = {given.id: given for given in node.GET_SCHEMA().inputs}
+    schema = node.GET_SCHEMA()
+    inputs = {given.id: given for given in schema.inputs}
     assert set(parameters) == set(inputs)
     for name, parameter in parameters.items():
         assert parameter.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD
         # ComfyUI leaves an unconnected optional input out of the call.
         assert (parameter.default is inspect.Parameter.empty) == (not inputs[name].optional), name
         if getattr(inputs[name], "default", None) is not None and inputs[name].optional:
-            assert parameter.default == inputs[name].default, name
+            default = inputs[name].default
+            assert parameter.default == ((default,) if schema.is_input_list else default), name
 
 
 @pytest.mark.parametrize("method", ["validate_inputs", "fingerprint_inputs"])
@@ -180,8 +220,8 @@ def test_numbers_have_a_range_and_a_default_inside_it(node):
             assert given.min <= given.default <= given.max and given.step > 0
 
 
-def test_only_the_encoder_takes_lists():
+def test_only_the_encoders_take_lists():
     lists = {node_id for node_id, schema in schemas().items() if schema.is_input_list}
-    assert lists >= {"MultiRefImageEncoder"}
+    assert lists == {"MultiRefImageEncoder", "BodyLandmarkEncoder"}
     (images,) = schemas()["BoLIDLoadReferences"].outputs
     assert images.is_output_list

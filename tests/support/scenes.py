@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -56,6 +57,46 @@ def state_dict_of(layout: str, family: str, seed: int = 6) -> dict[str, torch.Te
     )
 
 
+@cache
+def bolid_adapter(family: str = "sd15", layout: str = "base", body_tokens: int = 8):
+    """A small adapter with face branch, aggregator and body branch, all weights random; a plain module."""
+    from bolid.models.adapter import BodyLayout
+    from bolid.models.build import build_adapter
+    from bolid.models.checkpoint import detect_layout
+
+    face = {key: value for key, value in state_dict_of(layout, family).items() if "_lora." not in key}
+    sizes = replace(
+        detect_layout(face, name=layout),
+        aggregator_depth=1,
+        body=BodyLayout(hidden_size=ENCODER_WIDTH, dim=64, depth=1, resampler_depth=1, num_tokens=body_tokens),
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(9)
+        adapter = build_adapter(sizes).eval().requires_grad_(False)
+        for aggregator in adapter.aggregator.values():
+            torch.nn.init.normal_(aggregator.proj_out.weight, std=0.2)
+    missing, unexpected = adapter.load_state_dict(face, strict=False)
+    assert not unexpected and not any(key.startswith(("image_proj.", "ip_adapter.")) for key in missing)
+    return adapter
+
+
+def body(photos: int = 2, *, grid: bool = True, target_pose: bool = False):
+    """A body that `bolid_adapter` reads: a standing person, every joint a little elsewhere in each photo."""
+    from bolid.models.body import Body
+
+    x = torch.tensor([0.6, 0.4, 0.65, 0.35, 0.67, 0.33, 0.57, 0.43, 0.58, 0.42, 0.58, 0.42])
+    y = torch.tensor([0.2, 0.2, 0.35, 0.35, 0.5, 0.5, 0.5, 0.5, 0.7, 0.7, 0.9, 0.9])
+    standing = torch.stack((x, y, torch.full_like(x, 0.9)), dim=-1)
+    keypoints = standing.repeat(photos, 1, 1)
+    keypoints[..., :2] += 0.02 * random(photos, 12, 2, seed=31)
+    return Body(
+        keypoints=keypoints,
+        image_sizes=torch.tensor([[512, 384]] * photos),
+        hidden_states=random(photos, GRID_TOKENS, ENCODER_WIDTH, seed=32) if grid else None,
+        target_pose=standing.clone() if target_pose else None,
+    )
+
+
 def features(photos: int = 1, seed: int = 5) -> dict[str, torch.Tensor]:
     """Everything that any small adapter reads."""
     return {
@@ -96,13 +137,26 @@ def loaded_adapter(layout: str, family: str = "sd15", seed: int = 6):
         )
 
 
+def cared_for(adapter: Any):
+    """An adapter in ComfyUI's care."""
+    from bolid.hosts.comfyui import in_comfyuis_care
+
+    return in_comfyuis_care(adapter, name="small adapter")
+
+
 def applied(model: Any, adapter: Any, embeds: Any = None, **arguments: Any):
-    """The model that BoLIDAdapterApply hands out."""
+    """The model that BoLIDAdapterApply hands out; with face embeddings, unless `face=None` is given."""
     from bolid.models.references import Embeds
     from bolid.nodes.adapters import BoLIDAdapterApply
 
-    given = {"face_weight": 1.0, "start_percent": 0.0, "end_percent": 1.0, **arguments}
-    return BoLIDAdapterApply.execute(model, adapter, face=embeds or Embeds(**features()), **given).result[0]
+    given = {
+        "face": embeds or Embeds(**features()),
+        "face_weight": 1.0,
+        "start_percent": 0.0,
+        "end_percent": 1.0,
+        **arguments,
+    }
+    return BoLIDAdapterApply.execute(model, adapter, **given).result[0]
 
 
 def assert_equal_but_for_rounding(actual: torch.Tensor, expected: torch.Tensor) -> None:
