@@ -10,6 +10,8 @@ import sys
 MEASUREMENTS = {
     "step_time": "time of one sampling step: no adapter, BoLID, classic per-step projection",
     "step_flops": "counted floating-point operations of one sampling step, the same three",
+    "branches": "time of one sampling step with one, two and three image branches",
+    "pose": "finding the person in a photo, and its parts",
     "latency": "loading and applying an adapter of SDXL-plus size",
     "device_bytes": "bytes on the device while sampling",
     "import_time": "import of the pack beyond ComfyUI's own",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -10,6 +11,42 @@ import torch
 Evaluate = Callable[[], torch.Tensor]
 
 SIGMA = 5.0
+ROUNDS = 40
+
+
+def interleaved_seconds(models: Sequence[Any], latent_size: int) -> list[list[float]]:
+    """Seconds of one evaluation, for every model and round; the models take turns in each of `ROUNDS` rounds."""
+    seconds: list[list[float]] = [[] for _ in models]
+
+    def rounds(evaluations: list[Evaluate]) -> None:
+        for evaluate in evaluations:  # warm up
+            evaluate()
+        for number in range(ROUNDS):
+            # The order changes from round to round, so that no design always runs on a warmer machine.
+            for offset in range(len(evaluations)):
+                position = (number + offset) % len(evaluations)
+                start = time.perf_counter()
+                evaluations[position]()
+                seconds[position].append(time.perf_counter() - start)
+
+    inside_sampling(models, latent_size, rounds)
+    return seconds
+
+
+def counted_operations(models: Sequence[Any], latent_size: int) -> list[int]:
+    """Floating-point operations of one evaluation of every model, counted by torch."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    counts: list[int] = []
+
+    def count(evaluations: list[Evaluate]) -> None:
+        for evaluate in evaluations:
+            with FlopCounterMode(display=False) as counter:
+                evaluate()
+            counts.append(counter.get_total_flops())
+
+    inside_sampling(models, latent_size, count)
+    return counts
 
 
 def inside_sampling(models: Sequence[Any], latent_size: int, action: Callable[[list[Evaluate]], None]) -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from ..models.adapter import Adapter, AdapterLayout
+from ..models.adapter import Adapter, AdapterLayout, BodyLayout
+from ..models.body import Body
 from ..models.build import build_adapter
 from ..models.references import Embeds
 
@@ -103,13 +105,18 @@ def adapter_layout(kind: str, model: Any) -> AdapterLayout:
     )
 
 
-def loaded_adapter(kind: str, model: Any) -> Any:
-    """A `BOLID_ADAPTER` of real size with torch's initial weights."""
+def loaded_adapter(kind: str, model: Any, *, body_tokens: int = 0) -> Any:
+    """A `BOLID_ADAPTER` of real size with torch's initial weights, with a body branch if it has tokens."""
     import comfy.ops
 
     from ..hosts.comfyui import in_comfyuis_care
 
     layout = adapter_layout(kind, model)
+    if body_tokens:
+        layout = replace(
+            layout,
+            body=BodyLayout(hidden_size=1280, dim=512, depth=2, resampler_depth=1, num_tokens=body_tokens),
+        )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         weights = build_adapter(layout).state_dict()
@@ -130,12 +137,23 @@ def embeds(kind: str, photos: int) -> Embeds:
     )
 
 
-def with_bolid(model: Any, adapter: Any, given: Embeds) -> Any:
+def body(photos: int) -> Body:
+    generator = torch.Generator().manual_seed(3)
+    keypoints = torch.rand(photos, 12, 3, generator=generator)
+    keypoints[..., 2] = 1.0
+    return Body(
+        keypoints=keypoints,
+        image_sizes=torch.full((photos, 2), 512),
+        hidden_states=torch.randn(photos, 257, 1280, generator=generator),
+    )
+
+
+def with_bolid(model: Any, adapter: Any, given: Embeds | None, body: Body | None = None) -> Any:
     """What BoLIDAdapterApply makes of a model."""
     from ..nodes.adapters import BoLIDAdapterApply
 
     return BoLIDAdapterApply.execute(
-        model, adapter, face=given, face_weight=1.0, start_percent=0.0, end_percent=1.0
+        model, adapter, face=given, face_weight=1.0, start_percent=0.0, end_percent=1.0, body=body
     ).result[0]
 
 

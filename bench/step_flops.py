@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .evaluations import Evaluate, inside_sampling
+from .evaluations import counted_operations
 from .models import DESIGNS, TOKENS, embeds, loaded_adapter, prepare_comfyui, unet_model
 from .tables import print_table
 
@@ -10,8 +10,6 @@ LATENT_SIZES = (32, 64)
 
 
 def run() -> None:
-    from torch.utils.flop_counter import FlopCounterMode
-
     prepare_comfyui()
     model = unet_model("sd15")
     rows = []
@@ -19,16 +17,7 @@ def run() -> None:
         adapter, given = loaded_adapter(kind, model), embeds(kind, photos)
         designs = [model, *(design(model, adapter, given) for design in DESIGNS.values())]
         for size in LATENT_SIZES:
-            counts: list[int] = []
-
-            def count(evaluations: list[Evaluate], counts: list[int] = counts) -> None:
-                for evaluate in evaluations:
-                    with FlopCounterMode(display=False) as counter:
-                        evaluate()
-                    counts.append(counter.get_total_flops())
-
-            inside_sampling(designs, size, count)
-            plain, bolid, classic = counts
+            plain, bolid, classic = counted_operations(designs, size)
             rows.append(
                 [
                     tokens,

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import time
-
-from .evaluations import Evaluate, inside_sampling
+from .evaluations import ROUNDS, interleaved_seconds
 from .models import DESIGNS, TOKENS, embeds, loaded_adapter, prepare_comfyui, unet_model
 from .tables import median_and_interval, print_table
 
-ROUNDS = 40
 LATENT_SIZE = 32
 
 
@@ -20,21 +17,7 @@ def run() -> None:
     for tokens, (kind, photos) in TOKENS.items():
         given = embeds(kind, photos)
         designs = [model, *(design(model, adapters[kind], given) for design in DESIGNS.values())]
-        seconds: list[list[float]] = [[] for _ in designs]
-
-        def rounds(evaluations: list[Evaluate], seconds: list[list[float]] = seconds) -> None:
-            for evaluate in evaluations:  # warm up
-                evaluate()
-            for number in range(ROUNDS):
-                # The order changes from round to round, so that no design always runs on a warmer machine.
-                for offset in range(len(evaluations)):
-                    position = (number + offset) % len(evaluations)
-                    start = time.perf_counter()
-                    evaluations[position]()
-                    seconds[position].append(time.perf_counter() - start)
-
-        inside_sampling(designs, LATENT_SIZE, rounds)
-        plain, *adapted = seconds
+        plain, *adapted = interleaved_seconds(designs, LATENT_SIZE)
         overheads = []
         for measured in adapted:
             ratio = median_and_interval([one / other for one, other in zip(measured, plain, strict=True)])
