@@ -30,7 +30,7 @@ from local_server import LocalServer  # noqa: E402
 
 WORKFLOWS = ROOT / "workflows"
 MAX_PICTURE_BYTES = 100_000
-PICTURE_SIZE = (1920, 1080)
+ZOOM = 0.7
 # Larger than the frontend's default of 10, to be legible in a picture of the whole graph.
 TEXT_SIZE = 15
 # The frontend's own bars around the graph: left, top, right, bottom.
@@ -42,10 +42,15 @@ DEMO_MODEL = (
     "prompt and every weight, but shows no person."
 )
 DEMO_PHOTOS = "Put the photos into the folder **bolid_demo** in ComfyUI's **input** folder."
+IMAGE_ENCODER = "h94/IP-Adapter on Hugging Face has it as **models/image_encoder/model.safetensors**: rename it"
 FILES = (
     "The photos go into **input/bolid_demo**, and the files that the loaders name into **models/checkpoints**, "
-    "**models/clip_vision** (h94/IP-Adapter on Hugging Face has it as **models/image_encoder/model.safetensors**: "
-    "rename it) and **models/ipadapter**"
+    f"**models/clip_vision** ({IMAGE_ENCODER}) and **models/ipadapter**"
+)
+MEDIAPIPE = "Bodies are found by the package **mediapipe==0.10.21**."
+POSE_PHOTO = (
+    "Choose a photo of anybody in that pose in **Load Pose Photo** (nobody is found in the drawing **example.png**), "
+    "with the aspect ratio of the picture to be drawn."
 )
 NOTES = {
     "one_photo": "Draws a picture that follows one photo, on a small model that needs no download. Choose your photo "
@@ -65,6 +70,25 @@ NOTES = {
     "sdxl_plus_face": "Draws the face in your photos with SDXL and IP-Adapter plus-face: every photo is cropped to the "
     f"face, encoded, averaged and applied to the model. {FILES} (h94/IP-Adapter). Faces are found by the package "
     "**mediapipe==0.10.21**; without it, connect a face model to **face_analysis**.",
+    "one_photo_body": "Draws a picture that follows one photo, face and body, on a small model that needs no download. "
+    "Choose a photo of a whole person in **Load One Photo**; **Encode Body** shows what was found in it. Nobody is "
+    "found in ComfyUI's own **example.png**, a drawing: only the image encoder then sees it (**on_missing** = whole). "
+    f"{MEDIAPIPE} {DEMO_MODEL}",
+    "nine_photos_self_attention_body": "Draws a picture that follows up to nine photos of one person: the faces are "
+    "combined by self-attention over nine places, the bodies give joints and proportions. Fewer photos than nine are "
+    f"repeated at random (**fill_seed**), more than nine are left out. {DEMO_PHOTOS} {MEDIAPIPE} {DEMO_MODEL}",
+    "body_target_pose": "Draws a picture that follows several photos of one person, face and body, and a target pose, "
+    f"on a small model that needs no download. {DEMO_PHOTOS} {POSE_PHOTO} The pose adds nothing to the person. "
+    f"{MEDIAPIPE} {DEMO_MODEL}",
+    "body_controlnet_pose": "Draws the person in your photos with SD1.5 in the pose of another photo: as the body's "
+    "target pose and as a skeleton for a ControlNet. **An adapter with a body branch has to be trained first**: "
+    "**bolid_sd15.safetensors** is not published; choose any such file in **Load Adapter**. It goes into "
+    "**models/bolid**, the photos into **input/bolid_demo**, and the files that the other loaders name into "
+    f"**models/checkpoints**, **models/controlnet** and **models/clip_vision** ({IMAGE_ENCODER}). {POSE_PHOTO} "
+    f"{MEDIAPIPE}",
+    "face_only": "Draws a picture that follows the faces in several photos, with an adapter that has a body branch "
+    "too: what is not connected does nothing. The photos are combined by self-attention over nine places. "
+    f"{DEMO_PHOTOS} {DEMO_MODEL}",
 }
 
 # What the frontend offers to download where a file is missing; it takes .safetensors only.
@@ -72,6 +96,11 @@ DOWNLOADS = {
     "v1-5-pruned-emaonly-fp16.safetensors": (
         "checkpoints",
         "https://huggingface.co/Comfy-Org/stable-diffusion-v1-5-archive/resolve/main/v1-5-pruned-emaonly-fp16.safetensors",
+    ),
+    "control_v11p_sd15_openpose_fp16.safetensors": (
+        "controlnet",
+        "https://huggingface.co/comfyanonymous/ControlNet-v1-1_fp16_safetensors/resolve/main/"
+        "control_v11p_sd15_openpose_fp16.safetensors",
     ),
     "sd_xl_base_1.0.safetensors": (
         "checkpoints",
@@ -99,21 +128,46 @@ PLACES: dict[str, tuple[int, int, int, int]] = {
     "LoadImage": (20, 340, 400, 330),
     "MultiRefImageEncoder": (470, 340, 310, 330),
     "PoolingAggregator": (830, 340, 300, 170),
-    "BoLIDAdapterApply": (1220, 340, 310, 290),
-    "BoLIDDemoModelLoader": (20, 840, 400, 170),
-    "CheckpointLoaderSimple": (20, 840, 400, 104),
-    "BoLIDAdapterLoader": (20, 1020, 400, 112),
-    "CLIPVisionLoader": (20, 1200, 400, 64),
-    "BoLIDFaceAnalysisLoader": (20, 1340, 400, 116),
-    "Prompt": (670, 880, 460, 110),
-    "Negative Prompt": (670, 1070, 460, 110),
-    "EmptyLatentImage": (1220, 880, 310, 120),
+    "SelfAttnAggregator": (830, 340, 300, 170),
+    "BoLIDAdapterApply": (1220, 340, 310, 480),
     "KSampler": (1620, 340, 310, 270),
     "VAEDecode": (1970, 340, 225, 56),
     "SaveImage": (2235, 340, 330, 370),
+    "BoLIDDemoModelLoader": (20, 970, 400, 170),
+    "CheckpointLoaderSimple": (20, 970, 400, 104),
+    "BoLIDAdapterLoader": (20, 1150, 400, 112),
+    "CLIPVisionLoader": (20, 1330, 400, 64),
+    "BoLIDFaceAnalysisLoader": (20, 1470, 400, 116),
+    "Prompt": (1220, 970, 460, 110),
+    "Negative Prompt": (1220, 1160, 460, 110),
+    "EmptyLatentImage": (1220, 1330, 460, 120),
+    "BodyLandmarkEncoder": (830, 1270, 300, 300),
+    "Load Pose Photo": (20, 1300, 400, 330),
+}
+# Where a workflow puts nodes elsewhere.
+OWN_PLACES: dict[str, dict[str, tuple[int, int, int, int]]] = {
+    "body_controlnet_pose": {
+        "Load Pose Photo": (20, 1560, 400, 330),
+        "Pose Keypoints": (470, 1560, 310, 330),
+        "SDPoseDrawKeypoints": (1220, 1600, 310, 290),
+        "ControlNetLoader": (1570, 1760, 400, 64),
+        "ControlNetApplyAdvanced": (2010, 1600, 300, 200),
+        "KSampler": (2400, 340, 310, 270),
+        "VAEDecode": (2750, 340, 225, 56),
+        "SaveImage": (3015, 340, 330, 370),
+    },
 }
 GROUPS = {
-    "Photos of one person": ("BoLIDLoadReferences", "LoadImage", "MultiRefImageEncoder", "PoolingAggregator"),
+    "Photos of one person": (
+        "BoLIDLoadReferences",
+        "LoadImage",
+        "MultiRefImageEncoder",
+        "PoolingAggregator",
+        "SelfAttnAggregator",
+    ),
+    "Body of this person": ("BodyLandmarkEncoder",),
+    "Pose": ("Load Pose Photo", "Pose Keypoints"),
+    "Pose into the picture": ("SDPoseDrawKeypoints", "ControlNetLoader", "ControlNetApplyAdvanced"),
     "Models": (
         "BoLIDDemoModelLoader",
         "CheckpointLoaderSimple",
@@ -122,11 +176,10 @@ GROUPS = {
         "BoLIDFaceAnalysisLoader",
     ),
     "The person into the model": ("BoLIDAdapterApply",),
-    "Text": ("Prompt", "Negative Prompt"),
-    "Size": ("EmptyLatentImage",),
+    "Text and size": ("Prompt", "Negative Prompt", "EmptyLatentImage"),
     "Picture": ("KSampler", "VAEDecode", "SaveImage"),
 }
-GROUP_COLOURS = {"Photos of one person": "#88a070", "The person into the model": "#88a070"}
+GROUP_COLOURS = dict.fromkeys(("Photos of one person", "Body of this person", "The person into the model"), "#88a070")
 STOCK_COLOUR = "#3f789e"
 TITLE_HEIGHT = 30
 GROUP_MARGIN = 20
@@ -160,25 +213,15 @@ LAY_OUT = """async ({api, name, note, places, groups}) => {
     return JSON.parse(JSON.stringify(graph.serialize()));
 }"""
 
-# All of the graph between the frontend's bars. Returns the rectangle of the window in which it lies.
-SHOW = """async ({graph, x, y, width, height, margin}) => {
+# The graph from (left, top) on, at (x, y) of the window.
+SHOW = """async ({graph, left, top, x, y, zoom}) => {
     await app.loadGraphData(graph);
-    const boxes = [
-        ...app.graph._nodes.map((node) => [node.pos[0], node.pos[1] - 30, node.size[0], node.size[1] + 30]),
-        ...app.graph._groups.map((group) => [...group.pos, ...group.size]),
-    ];
-    const left = Math.min(...boxes.map((box) => box[0])) - margin;
-    const top = Math.min(...boxes.map((box) => box[1])) - margin;
-    const right = Math.max(...boxes.map((box) => box[0] + box[2])) + margin;
-    const bottom = Math.max(...boxes.map((box) => box[1] + box[3])) + margin;
-    const scale = Math.min(width / (right - left), height / (bottom - top));
     const canvas = app.canvas.canvas.getBoundingClientRect();
-    app.canvas.ds.scale = scale;
-    app.canvas.ds.offset = [(x - canvas.left) / scale - left, (y - canvas.top) / scale - top];
+    app.canvas.ds.scale = zoom;
+    app.canvas.ds.offset = [(x - canvas.left) / zoom - left, (y - canvas.top) / zoom - top];
     app.canvas.background_image = "";
     app.canvas.show_info = false;
     app.canvas.setDirty(true, true);
-    return {x, y, width: Math.floor((right - left) * scale), height: Math.floor((bottom - top) * scale)};
 }"""
 
 
@@ -218,7 +261,12 @@ def main() -> None:
 
 def _write_stand_ins(base_directory: Path, comfyui_dir: Path, prompts: Iterable[dict[str, Any]]) -> None:
     """Empty files under the names that the loaders list: nothing is run here, but a missing file is drawn in red."""
-    folders = {"ckpt_name": "checkpoints", "clip_name": "clip_vision", "adapter_name": "ipadapter"}
+    folders = {
+        "ckpt_name": "checkpoints",
+        "clip_name": "clip_vision",
+        "adapter_name": "ipadapter",
+        "control_net_name": "controlnet",
+    }
     for prompt in prompts:
         for node in prompt.values():
             for name, folder in folders.items():
@@ -234,17 +282,19 @@ def ui_form(page: Page, name: str, prompt: dict[str, Any]) -> dict[str, Any]:
     """The UI form of a prompt, laid out, without what only a running frontend needs."""
     titles = {node.get("_meta", {}).get("title", node["class_type"]) for node in prompt.values()}
     titles |= {node["class_type"] for node in prompt.values()}
+    places = PLACES | OWN_PLACES.get(name, {})
     groups = [
         {
             "title": title,
-            "bounding": bounding([PLACES[member] for member in members if member in titles]),
+            "bounding": bounding([places[member] for member in members if member in titles]),
             "color": color,
         }
         for title, members in GROUPS.items()
         for color in [GROUP_COLOURS.get(title, STOCK_COLOUR)]
+        if titles & set(members)
     ]
     graph = page.evaluate(
-        LAY_OUT, {"api": prompt, "name": name, "note": NOTES[name], "places": PLACES, "groups": groups}
+        LAY_OUT, {"api": prompt, "name": name, "note": NOTES[name], "places": places, "groups": groups}
     )
     return stripped(graph)
 
@@ -275,15 +325,20 @@ def stripped(graph: dict[str, Any]) -> dict[str, Any]:
 
 
 def picture_of(page: Page, graph: dict[str, Any]) -> Image.Image:
-    left, top, right, bottom = BARS
-    width, height = PICTURE_SIZE
-    page.set_viewport_size({"width": left + width + right, "height": top + height + bottom})
-    shown = page.evaluate(
-        SHOW, {"graph": graph, "x": left, "y": top, "width": width, "height": height, "margin": PICTURE_MARGIN}
-    )
+    boxes = [group["bounding"] for group in graph["groups"]]
+    for node in graph["nodes"]:
+        (x, y), (width, height) = node["pos"], node["size"]
+        boxes.append([x, y - TITLE_HEIGHT, width, height + TITLE_HEIGHT])
+    left, top = (min(box[axis] for box in boxes) - PICTURE_MARGIN for axis in (0, 1))
+    right, bottom = (max(box[axis] + box[2 + axis] for box in boxes) + PICTURE_MARGIN for axis in (0, 1))
+    width, height = round((right - left) * ZOOM), round((bottom - top) * ZOOM)
+    bar_left, bar_top, bar_right, bar_bottom = BARS
+    page.set_viewport_size({"width": bar_left + width + bar_right, "height": bar_top + height + bar_bottom})
+    page.evaluate(SHOW, {"graph": graph, "left": left, "top": top, "x": bar_left, "y": bar_top, "zoom": ZOOM})
     # Text and photos are drawn over the graph a moment later.
     page.wait_for_timeout(1500)
-    return Image.open(io.BytesIO(page.screenshot(clip=shown))).convert("RGB")
+    clip = {"x": bar_left, "y": bar_top, "width": width, "height": height}
+    return Image.open(io.BytesIO(page.screenshot(clip=clip))).convert("RGB")
 
 
 def jpeg(image: Image.Image) -> bytes:

@@ -25,6 +25,8 @@ IMAGE_ENCODER = "CLIP-ViT-H-14-laion2B-s32B-b79K.safetensors"
 PLUS_SD15 = "ip-adapter-plus_sd15.safetensors"
 FACEID_PLUS_SD15 = "ip-adapter-faceid-plusv2_sd15.bin"
 PLUS_FACE_SDXL = "ip-adapter-plus-face_sdxl_vit-h.safetensors"
+BOLID_SD15 = "bolid_sd15.safetensors"
+POSE_CONTROLNET_SD15 = "control_v11p_sd15_openpose_fp16.safetensors"
 FACE_ANALYSIS_PACK = "buffalo_l"
 
 # ComfyUI's detection (comfy/model_detection.py) asks for this width, and for whole multiples of it at every level.
@@ -47,6 +49,9 @@ SD15_UNET_CONFIG = UNET_CONFIG | {
     "context_dim": 768,
     "num_heads": 8,
 }
+SD15_CONTROLNET_CONFIG = {
+    name: value for name, value in SD15_UNET_CONFIG.items() if name not in ("out_channels", "transformer_depth_output")
+}
 SDXL_UNET_CONFIG = UNET_CONFIG | {
     "num_res_blocks": [2, 2, 2],
     "channel_mult": [1, 1, 1],
@@ -64,7 +69,7 @@ SDXL_UNET_CONFIG = UNET_CONFIG | {
 def write_public_files(models_folder: str | Path) -> None:
     """Write every model file that the shipped workflows name into a ComfyUI models folder. Takes 4 GB of disk."""
     models = Path(models_folder)
-    for folder in ("checkpoints", "clip_vision", "ipadapter"):
+    for folder in ("checkpoints", "clip_vision", "ipadapter", "bolid", "controlnet"):
         (models / folder).mkdir(parents=True, exist_ok=True)
     write_safetensors(models / "checkpoints" / SD15_CHECKPOINT, sd15_checkpoint())
     write_safetensors(models / "checkpoints" / SDXL_CHECKPOINT, sdxl_checkpoint())
@@ -83,7 +88,34 @@ def write_public_files(models_folder: str | Path) -> None:
         models / "ipadapter" / PLUS_FACE_SDXL,
         adapter_state_dict("plus", layers=sdxl_layers, cross_attention_dim=2048, seed=3, dtype=torch.float16),
     )
+    write_bolid_adapter(models / "bolid" / BOLID_SD15, layers=dict(sd15_layers))
+    write_safetensors(models / "controlnet" / POSE_CONTROLNET_SD15, sd15_controlnet())
     write_face_analysis_pack(models / "insightface", FACE_ANALYSIS_PACK)
+
+
+def write_bolid_adapter(path: Path, *, layers: dict[int, int]) -> None:
+    """A plus adapter with aggregator and body branch for SD1.5 and ViT-H, half precision: 0.2 GB."""
+    from bolid.models.adapter import AdapterLayout, BodyLayout
+    from bolid.models.adapter_file import write_adapter
+    from bolid.models.build import build_adapter
+
+    layout = AdapterLayout(
+        kind="plus",
+        cross_attention_dim=768,
+        num_tokens=16,
+        hidden_size=1280,
+        inner_dim=768,
+        depth=4,
+        layers=layers,
+        aggregator_depth=1,
+        body=BodyLayout(hidden_size=1280, dim=512, depth=2, resampler_depth=1),
+    )
+    with torch.device("meta"):
+        adapter = build_adapter(layout)
+    weights = _Weights(seed=13)
+    weights.fill("", _shapes(adapter))
+    adapter.load_state_dict(weights.tensors, assign=True)
+    write_adapter(path, adapter, base_model="sd15", image_encoder="CLIP ViT-H/14")
 
 
 def sd15_checkpoint() -> dict[str, torch.Tensor]:
@@ -92,6 +124,20 @@ def sd15_checkpoint() -> dict[str, torch.Tensor]:
     weights.fill("model.diffusion_model.", _unet_shapes(SD15_UNET_CONFIG))
     weights.fill("cond_stage_model.transformer.", _clip_l_shapes())
     weights.vae("first_stage_model.")
+    return weights.tensors
+
+
+def sd15_controlnet() -> dict[str, torch.Tensor]:
+    """A ControlNet in the layout of its authors for that checkpoint, half precision: 0.1 GB."""
+    prepare_comfy()
+    import comfy.cldm.cldm
+    import comfy.ops
+
+    network = comfy.cldm.cldm.ControlNet(
+        **SD15_CONTROLNET_CONFIG, hint_channels=3, device="meta", operations=comfy.ops.disable_weight_init
+    )
+    weights = _Weights(seed=14)
+    weights.fill("control_model.", _shapes(network))
     return weights.tensors
 
 

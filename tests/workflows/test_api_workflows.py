@@ -7,6 +7,7 @@ that a picture is good.
 from __future__ import annotations
 
 import io
+import itertools
 import re
 from typing import Any
 
@@ -20,6 +21,7 @@ from PIL import Image
 from ..support.workflow_server import (
     NAMES,
     PACK_FOLDER,
+    PHOTO_FOLDER,
     WORKFLOWS,
     api_form,
     inputs,
@@ -32,6 +34,7 @@ from ..support.workflow_server import (
 pytestmark = pytest.mark.server
 
 NOTES = {"MarkdownNote", "Note"}
+ENCODING = {"MultiRefImageEncoder", "PoolingAggregator", "SelfAttnAggregator", "BodyLandmarkEncoder"}
 DEMO_NAMES = [name for name in NAMES if is_demo(api_form(name))]
 
 
@@ -53,6 +56,20 @@ def largest_difference(one: Image.Image, other: Image.Image) -> int:
     return int(np.abs(np.asarray(one, dtype=np.int16) - np.asarray(other, dtype=np.int16)).max())
 
 
+def test_the_pose_reaches_the_picture_through_controlnet(client: ComfyUIClient):
+    """First in this file: the next test begins with the same photos, which the server has encoded then."""
+    prompt = small(api_form("body_controlnet_pose"))
+    del inputs(prompt, "BoLIDAdapterApply")["body"]
+    posed, _ = run(client, prompt)
+    inputs(prompt, "LoadImage")["image"] = f"{PHOTO_FOLDER}/0.png"
+    other_pose, cached = run(client, prompt)
+    assert largest_difference(posed, other_pose) > 2
+    assert node_id(prompt, "MultiRefImageEncoder") in cached
+    inputs(prompt, "ControlNetApplyAdvanced")["strength"] = 0.0
+    free, _ = run(client, prompt)
+    assert largest_difference(other_pose, free) > 2
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_runs_and_follows_the_weight_without_encoding_again(
     name: str, client: ComfyUIClient, workflow_server: LocalServer
@@ -65,12 +82,38 @@ def test_runs_and_follows_the_weight_without_encoding_again(
     # The loaders' own words for tensors that a file lacks or that have no place.
     assert not re.search("missing|unexpected", workflow_server.log(), re.IGNORECASE)
 
-    inputs(prompt, "BoLIDAdapterApply")["face_weight"] /= 2
-    other_picture, cached = run(client, prompt)
-    assert largest_difference(picture, other_picture) > 2
-    expected = {"MultiRefImageEncoder", "PoolingAggregator"}
-    assert expected <= {prompt[node]["class_type"] for node in cached}
-    assert node_id(prompt, "BoLIDAdapterApply") not in cached
+    apply = inputs(prompt, "BoLIDAdapterApply")
+    for branch in ("face", "body"):
+        if branch not in apply:
+            continue
+        apply[f"{branch}_weight"] /= 2
+        other_picture, cached = run(client, prompt)
+        assert largest_difference(picture, other_picture) > 2, branch
+        assert {node for node, given in prompt.items() if given["class_type"] in ENCODING} <= cached
+        assert node_id(prompt, "BoLIDAdapterApply") not in cached
+        picture = other_picture
+
+
+@pytest.mark.parametrize("branch", ["face", "body"])
+def test_weight_0_equals_the_graph_without_the_branch(branch: str, client: ComfyUIClient):
+    prompt = api_form("nine_photos_self_attention_body")
+    both, _ = run(client, prompt)
+    apply = inputs(prompt, "BoLIDAdapterApply")
+    apply[f"{branch}_weight"] = 0.0
+    silent, _ = run(client, prompt)
+    del apply[branch]
+    absent, _ = run(client, prompt)
+    assert largest_difference(silent, absent) == 0
+    assert largest_difference(silent, both) > 2
+
+
+def test_a_target_pose_changes_the_picture(client: ComfyUIClient):
+    prompt = api_form("body_target_pose")
+    posed, _ = run(client, prompt)
+    del inputs(prompt, "BodyLandmarkEncoder")["target_pose"]
+    free, cached = run(client, prompt)
+    assert largest_difference(posed, free) > 2
+    assert node_id(prompt, "MultiRefImageEncoder") in cached
 
 
 def test_another_encoding_is_not_taken_for_a_cached_one(client: ComfyUIClient):
@@ -82,11 +125,11 @@ def test_another_encoding_is_not_taken_for_a_cached_one(client: ComfyUIClient):
     assert node_id(prompt, "BoLIDLoadReferences") in cached
 
 
-def test_the_three_demo_workflows_draw_different_pictures(client: ComfyUIClient):
-    pictures = {name: run(client, api_form(name))[0] for name in DEMO_NAMES}
-    assert len(pictures) == 3
-    for one, other in [(0, 1), (0, 2), (1, 2)]:
-        assert largest_difference(pictures[DEMO_NAMES[one]], pictures[DEMO_NAMES[other]]) > 2
+def test_the_demo_workflows_draw_different_pictures(client: ComfyUIClient):
+    pictures = [run(client, api_form(name))[0] for name in DEMO_NAMES]
+    assert len(pictures) == 7
+    for one, other in itertools.combinations(pictures, 2):
+        assert largest_difference(one, other) > 2
 
 
 @pytest.mark.parametrize("name", NAMES)
