@@ -268,7 +268,9 @@ class _Chooser:
 
 
 def _nothing_usable(chosen: Sequence[_Chosen]) -> str:
-    reasons = ", ".join(dict.fromkeys(choice.report.reason for choice in chosen)) or "there are none"
+    # What a photo would have been used for is no reason.
+    missing = dict.fromkeys(choice.report.reason.partition(";")[0] for choice in chosen)
+    reasons = ", ".join(missing) or "there are none"
     return (
         f"None of the {len(chosen)} photos can be used for the body: {reasons}. Use photos that show the person with "
         "both shoulders, or lower min_visibility."

@@ -71,9 +71,8 @@ NOTES = {
     f"face, encoded, averaged and applied to the model. {FILES} (h94/IP-Adapter). Faces are found by the package "
     "**mediapipe==0.10.21**; without it, connect a face model to **face_analysis**.",
     "one_photo_body": "Draws a picture that follows one photo, face and body, on a small model that needs no download. "
-    "Choose a photo of a whole person in **Load One Photo**; **Encode Body** shows what was found in it. Nobody is "
-    "found in ComfyUI's own **example.png**, a drawing: only the image encoder then sees it (**on_missing** = whole). "
-    f"{MEDIAPIPE} {DEMO_MODEL}",
+    "Choose a photo of a whole person in **Load One Photo** (nobody is found in the drawing **example.png**); "
+    f"**Encode Body** shows what was found in it. {MEDIAPIPE} {DEMO_MODEL}",
     "nine_photos_self_attention_body": "Draws a picture that follows up to nine photos of one person: the faces are "
     "combined by self-attention over nine places, the bodies give joints and proportions. Fewer photos than nine are "
     f"repeated at random (**fill_seed**), more than nine are left out. {DEMO_PHOTOS} {MEDIAPIPE} {DEMO_MODEL}",

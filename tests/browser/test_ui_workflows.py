@@ -100,7 +100,8 @@ def test_the_template_browser_offers_them_with_their_pictures(page: Page):
     page.evaluate("() => app.extensionManager.command.execute('Comfy.BrowseTemplates')")
     page.get_by_text(PACK_FOLDER, exact=True).first.click()
     for name in NAMES:
-        page.get_by_text(name, exact=True).first.wait_for()
+        # Pictures load when they come into view.
+        page.get_by_text(name, exact=True).first.scroll_into_view_if_needed()
         picture = f"img[alt='{name}']"
         page.wait_for_function("(picture) => document.querySelector(picture)?.naturalWidth > 0", arg=picture)
     page.get_by_text("one_photo", exact=True).first.click()

@@ -9,12 +9,13 @@ from __future__ import annotations
 import io
 import itertools
 import re
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import requests
-from comfyui_client import ComfyUIClient
+from comfyui_client import ComfyUIClient, ExecutionError
 from local_server import LocalServer
 from PIL import Image
 
@@ -114,6 +115,25 @@ def test_a_target_pose_changes_the_picture(client: ComfyUIClient):
     free, cached = run(client, prompt)
     assert largest_difference(posed, free) > 2
     assert node_id(prompt, "MultiRefImageEncoder") in cached
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("one_photo_body", "can be used for the body: no person found"),
+        ("body_target_pose", "target_pose shows no person"),
+    ],
+)
+def test_the_drawing_that_comfyui_brings_shows_nobody(
+    name: str, message: str, client: ComfyUIClient, comfyui_dir: Path
+):
+    """The notes say so: of these workflows the first start needs a photo."""
+    assert "example.png" in next(node for node in ui_form(name)["nodes"] if node["type"] in NOTES)["widgets_values"][0]
+    prompt = api_form(name)
+    drawing = client.upload_image(comfyui_dir / "input" / "example.png", name="drawing.png")
+    inputs(prompt, "LoadImage")["image"] = drawing
+    with pytest.raises(ExecutionError, match=message):
+        run(client, prompt)
 
 
 def test_another_encoding_is_not_taken_for_a_cached_one(client: ComfyUIClient):
