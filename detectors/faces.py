@@ -26,8 +26,8 @@ FULL_RANGE_SIDE = 192
 INSTALL_MEDIAPIPE = (
     "Install it into ComfyUI's environment with `pip install mediapipe==0.10.21` (the last version that carries its "
     "models; it needs numpy < 2), or, for bodies, install any mediapipe, put a pose_landmarker_*.task file into "
-    "models/mediapipe of ComfyUI and choose it as pose_model, or, for faces, connect BoLIDFaceAnalysisLoader or "
-    "ComfyUI's 'Load Face Detection Model (MediaPipe)' to face_analysis."
+    "models/mediapipe of ComfyUI and choose it as pose_model of BodyLandmarkEncoder, or, for faces, connect "
+    "BoLIDFaceAnalysisLoader or ComfyUI's 'Load Face Detection Model (MediaPipe)' to face_analysis."
 )
 
 

@@ -159,7 +159,7 @@ class MediaPipePersonDetector:
                 poses += self._poses_of(face, image, faces)
         if not poses:
             poses = [pose for box in _tiles((height, width)) for pose in self._poses(image, box, faces)]
-        return largest_first([_person(pose, (height, width)) for pose in _without_repetitions(poses)])
+        return largest_first([_person(pose, (height, width)) for pose in _without_repetitions(poses, faces)])
 
     def _poses_of(self, face: Face, image: np.ndarray, faces: Sequence[Face]) -> list[np.ndarray]:
         """The pose to which a face belongs: a list of one, or an empty one."""
@@ -304,17 +304,22 @@ def _difference(points: np.ndarray, others: np.ndarray) -> float:
     return distance / extent if extent else np.inf
 
 
-def _without_repetitions(poses: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """One pose per person: the one that shows most of it."""
+def _without_repetitions(poses: Sequence[np.ndarray], faces: Sequence[Face]) -> list[np.ndarray]:
+    """One pose per person: the one that shows most of it. Poses with different faces are two people, however close."""
     kept: list[np.ndarray] = []
     for pose in sorted(poses, key=lambda pose: _seen(pose).sum(), reverse=True):
         for other in kept:
             seen = _seen(pose) & _seen(other)
-            if _difference(pose[seen], other[seen]) <= SAME_PERSON:
+            if _difference(pose[seen], other[seen]) <= SAME_PERSON and _may_share_a_face(pose, other, faces):
                 break
         else:
             kept.append(pose)
     return kept
+
+
+def _may_share_a_face(pose: np.ndarray, other: np.ndarray, faces: Sequence[Face]) -> bool:
+    owned = [{number for number, face in enumerate(faces) if _has_nose_in(one, face)} for one in (pose, other)]
+    return not all(owned) or bool(owned[0] & owned[1])
 
 
 def _person(pose: np.ndarray, image_size: tuple[int, int]) -> Person:

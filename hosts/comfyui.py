@@ -304,7 +304,7 @@ class _SamplingRun:
         height, width = extra_options["activations_shape"][-2:]
         if height * width != query.shape[1]:
             raise RuntimeError(
-                f"attn_mask cannot be placed: another node changed the number of positions in this layer from "
+                f"The mask cannot be placed: another node changed the number of positions in this layer from "
                 f"{height}×{width} to {query.shape[1]} (token merging does this). Remove that node or the mask."
             )
         areas = tuple(self._area(uuid) for uuid in extra_options["uuids"])

@@ -147,6 +147,14 @@ class Adapter(nn.Module):
     def check_features(self, features: ImageFeatures) -> None:
         """Raise a ValueError that names the missing node or the right encoder if the face branch cannot read them."""
         layout = self.layout
+        needed = [name for name in self.image_proj.inputs if getattr(features, name) is None]
+        if needed and isinstance(features, Embeds) and (features.image_embeds is None) != (
+            features.hidden_states is None
+        ):
+            raise ValueError(
+                f"This adapter reads {', '.join(self.image_proj.inputs)}, but the embeds have no {', '.join(needed)}: "
+                "SelfAttnAggregator made them for another adapter. Connect the same adapter to both nodes."
+            )
         if layout.face_embed_dim is not None and features.face_embeds is None:
             raise ValueError(
                 "This adapter is a FaceID adapter and needs face embeddings, but the references have none. Connect "

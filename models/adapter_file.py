@@ -7,12 +7,14 @@ body_encoder.*, body_adapter.N.to_{k,v}.weight     body branch, where there is o
 ```
 
 Metadata: `bolid.format` (version of this layout), `bolid.config` (`AdapterConfig` as JSON), and `modelspec.*`
-(https://github.com/Stability-AI/ModelSpec). Times, hosts and paths stay out of it: the same weights give the same file.
+(https://github.com/Stability-AI/ModelSpec). Times, hosts and paths stay out of it: the same weights give the same
+tensors and the same metadata.
 """
 
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -154,7 +156,7 @@ def _read_config(metadata: dict[str, str], *, name: str) -> AdapterConfig | None
     version = metadata.get("bolid.format")
     if version is None:
         return None
-    if not version.isdecimal() or int(version) < 1:
+    if not re.fullmatch(r"[1-9]\d{0,8}", version):
         raise ValueError(f"{name} has the adapter format {version!r}, which is no version number. Get the file again.")
     if int(version) > FORMAT:
         raise ValueError(

@@ -6,13 +6,12 @@ from dataclasses import dataclass, field
 
 import torch
 
-from .keypoints import BONES, JOINTS, LEFT_HIP, LEFT_SHOULDER, RIGHT_HIP, RIGHT_SHOULDER
+from .keypoints import AVERAGE_PROPORTIONS, BONES, JOINTS, LEFT_HIP, LEFT_SHOULDER, RIGHT_HIP, RIGHT_SHOULDER
 from .references import PhotoReport
 
 BONE_QUANTILE, SCALE_QUANTILE = 0.8, 0.9
 """The longest view of a bone may be an error of the detector, so it is not the maximum that counts. Compared on drawn
-skeletons in random poses: .9 for the bones is a little better on clean keypoints and half as good where one joint in
-twenty is wrong (`tests/models/test_body.py`)."""
+skeletons in random poses, see `tests/models/test_body.py`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,26 +98,23 @@ def proportions(normalised_keypoints: torch.Tensor) -> torch.Tensor:
     """Bone lengths on which several photos of one person agree.
 
     Foreshortening only shortens, so of all views of a bone (both sides of the body, all photos) an upper quantile is
-    taken. The photos have no common unit at first: without hips it is the shoulders' width, and a person who bends
-    shortens the torso. So the lengths are estimated from the photos with hips, every photo is then measured against
-    them by an upper quantile of its own bones, and the lengths are estimated again from all photos.
+    taken. Photos have no unit in common: in a portrait there is no torso, a person who turns has narrow shoulders. So
+    each photo is first measured with an average adult, made so large that the bones which look longest beside his
+    (`SCALE_QUANTILE`) are as long as his.
 
     Args:
         normalised_keypoints: [n, 12, 3] as `normalise_keypoints` returns them.
 
     Returns:
-        [7, 2] in the order of `keypoints.BONES`: length as a fraction of the torso or of the shoulders' width,
-        whichever is longer, and 1; or twice 0 for a bone that no photo shows.
+        [7, 2] in the order of `keypoints.BONES`: length in torsos of the average adult who was the measure, and 1; or
+        twice 0 for a bone that no photo shows.
     """
     views = _bone_views(normalised_keypoints)
-    with_hips = (normalised_keypoints[:, [LEFT_HIP, RIGHT_HIP], 2] > 0).all(dim=-1)
-    lengths = _longest_views(views[with_hips] if with_hips.any() else views)
-    scales = torch.nanquantile((views / lengths.unsqueeze(-1)).flatten(1), SCALE_QUANTILE, dim=1)
-    lengths = _longest_views(views / scales.view(-1, 1, 1))
-    bones = list(BONES)
-    unit = lengths[[bones.index("torso"), bones.index("shoulder_width")]].nan_to_num(0).amax()
+    average = torch.tensor([AVERAGE_PROPORTIONS[bone] for bone in BONES]).to(views)
+    scales = torch.nanquantile((views / average.unsqueeze(-1)).flatten(1), SCALE_QUANTILE, dim=1)
+    lengths = torch.nanquantile((views / scales.view(-1, 1, 1)).movedim(0, 1).flatten(1), BONE_QUANTILE, dim=1)
     found = lengths.isfinite()
-    return torch.stack((torch.where(found, lengths / unit, 0.0), found.to(lengths)), dim=-1)
+    return torch.stack((torch.where(found, lengths, 0.0), found.to(lengths)), dim=-1)
 
 
 def _bone_views(normalised_keypoints: torch.Tensor) -> torch.Tensor:
@@ -127,11 +123,6 @@ def _bone_views(normalised_keypoints: torch.Tensor) -> torch.Tensor:
     start, end = normalised_keypoints[:, pairs].unbind(dim=-2)
     length = (start - end)[..., :2].norm(dim=-1)
     return torch.where((start[..., 2] > 0) & (end[..., 2] > 0) & (length > 0), length, torch.nan)
-
-
-def _longest_views(views: torch.Tensor) -> torch.Tensor:
-    """[n, 7, 2] → [7], NaN for a bone that is never seen."""
-    return torch.nanquantile(views.movedim(0, 1).flatten(1), BONE_QUANTILE, dim=1)
 
 
 def unseen_joints(seen: torch.Tensor) -> list[str]:

@@ -46,3 +46,15 @@ BONES: dict[str, tuple[tuple[int, int], ...]] = {
     }.items()
 }
 """The bones whose ratios make up the proportions: pairs of joint numbers, one pair for each side of the body."""
+
+AVERAGE_PROPORTIONS = {
+    "shoulder_width": 0.75,
+    "hip_width": 0.5,
+    "torso": 1.0,
+    "upper_arm": 0.65,
+    "forearm": 0.51,
+    "thigh": 0.85,
+    "shin": 0.85,
+}
+"""An adult's bones as fractions of the torso. Limbs and torso from Drillis and Contini, "Body Segment Parameters"
+(1966); widths are those between the joints, which are narrower than the breadths measured there."""

@@ -274,7 +274,7 @@ class BoLIDAdapterApply(io.ComfyNode):
                     weight=face_weight,
                     start_percent=start_percent,
                     end_percent=end_percent,
-                    mask=attn_mask,
+                    mask=_masks(attn_mask),
                     weight_type=weight_type,
                     layer_weights_text=layer_weights,
                     prefix="",
@@ -290,7 +290,7 @@ class BoLIDAdapterApply(io.ComfyNode):
                     weight=body_weight,
                     start_percent=body_start_percent,
                     end_percent=body_end_percent,
-                    mask=body_attn_mask,
+                    mask=_masks(body_attn_mask),
                     weight_type=body_weight_type,
                     layer_weights_text=body_layer_weights,
                     prefix="body_",
@@ -323,6 +323,11 @@ def _branch(
         ),
         **rest,
     )
+
+
+def _masks(mask: torch.Tensor | None) -> torch.Tensor | None:
+    """[m, H, W] of a mask that may lack its first dimension."""
+    return None if mask is None else mask.reshape(-1, *mask.shape[-2:])
 
 
 def _check_schedule(prefix: str, start_percent: float, end_percent: float, weight: str) -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from typing import Any
 
 import comfy.clip_vision
 import numpy as np
@@ -19,6 +20,7 @@ from ..detectors.people import MediaPipePersonDetector, Person
 from ..models.body import Body, has_scale, is_seen, normalise_keypoints, unseen_joints
 from ..models.keypoints import BONES, FIRST_JOINT, JOINTS
 from ..models.references import PhotoReport
+from .encoding import ON_MISSING
 from .image_features import PERSON_MARGIN, crop_for_encoder, encode
 from .model_folders import pose_model_names, pose_model_path
 from .reports import report_json
@@ -26,7 +28,6 @@ from .skeleton import draw_skeleton
 from .types import CATEGORY, BodyType, PoseKeypointType, single
 
 BUNDLED = "bundled"
-ON_MISSING = ("skip", "error", "whole")
 BLANK_SIDE = 512
 
 
@@ -62,9 +63,9 @@ class BodyLandmarkEncoder(io.ComfyNode):
                     "target_pose",
                     [PoseKeypointType, io.Image],
                     optional=True,
-                    tooltip="The pose to draw: keypoints, or a picture of anybody in that pose. The largest person "
-                    "counts, at its place in the picture, so take one of the shape of the picture to be drawn. It adds "
-                    "nothing to the identity.",
+                    tooltip="The pose to draw: keypoints, or a picture of anybody in that pose. The largest person of "
+                    "the first one counts, at its place in the picture, so take one of the shape of the picture to be "
+                    "drawn. It adds nothing to the identity.",
                 ),
                 io.Float.Input(
                     "min_visibility",
@@ -127,7 +128,7 @@ class BodyLandmarkEncoder(io.ComfyNode):
         pose_model: Sequence[str] = (BUNDLED,),
     ) -> io.NodeOutput:
         photos = [rgb(photo) for batch in images for photo in batch]
-        frames = None if pose_keypoint is None else [frame for part in pose_keypoint for frame in part]
+        frames = None if pose_keypoint is None else [frame for part in pose_keypoint for frame in _frames(part)]
         if frames is not None and len(frames) != len(photos):
             raise ValueError(
                 f"pose_keypoint has {len(frames)} frames for {len(photos)} photos; it needs one frame per photo, in "
@@ -227,7 +228,11 @@ class _Chooser:
 
     def choose(self, people: Sequence[Person], pixels: np.ndarray, *, number: int, count: int) -> _Chosen:
         person = people[self.person_index] if self.person_index < len(people) else None
-        joints = None if person is None else _joints(person, (pixels.shape[1], pixels.shape[0]))
+        joints = normalised = None
+        if person is not None:
+            joints = _joints(person, (pixels.shape[1], pixels.shape[0]))
+            size = torch.tensor(pixels.shape[:2])
+            normalised = normalise_keypoints(joints, size, min_visibility=self.min_visibility)
         missing, unseen = "", ""
         if not people:
             missing = "no person found"
@@ -238,6 +243,8 @@ class _Chooser:
             unseen = f"not seen: {', '.join(names)}" if names else ""
             if not has_scale(joints[:, 2], min_visibility=self.min_visibility):
                 missing = f"both shoulders are needed ({unseen})"
+            elif not normalised.any():
+                missing = "both shoulders lie in one place"
         if missing and self.on_missing == "error":
             raise ValueError(
                 f"Photo {number} of {count}: {missing}. Replace the photo, lower min_visibility, or set on_missing to "
@@ -248,10 +255,8 @@ class _Chooser:
             reason = f"{missing}; {'the whole photo' if person is None else 'the person'} used for the image encoder"
         elif missing:
             status = "dropped"
-        normalised = None
-        if joints is not None:
-            size = torch.tensor(pixels.shape[:2])
-            normalised = normalise_keypoints(joints, size, min_visibility=self.min_visibility)
+            if self.on_missing == "whole":
+                reason = f"{missing}; no clip_vision to use the photo for"
         return _Chosen(
             pixels=pixels,
             person=person,
@@ -273,7 +278,7 @@ def _nothing_usable(chosen: Sequence[_Chosen]) -> str:
     reasons = ", ".join(missing) or "there are none"
     return (
         f"None of the {len(chosen)} photos can be used for the body: {reasons}. Use photos that show the person with "
-        "both shoulders, or lower min_visibility."
+        "both shoulders, lower min_visibility, or choose another person_index."
     )
 
 
@@ -287,6 +292,11 @@ def _by_joint(keypoints: torch.Tensor | None) -> dict[str, list[float]]:
 
 def _detector(pose_model: str) -> MediaPipePersonDetector:
     return MediaPipePersonDetector(None if pose_model == BUNDLED else pose_model_path(pose_model))
+
+
+def _frames(pose_keypoint: Any) -> list[Any]:
+    """OpenPose frames; some nodes give a single one instead of a list."""
+    return [pose_keypoint] if isinstance(pose_keypoint, Mapping) else list(pose_keypoint)
 
 
 def _people_on(pixels: np.ndarray, frame: dict) -> list[Person]:
@@ -306,13 +316,15 @@ def _moved(person: Person, *, scale: tuple[float, float], offset: tuple[float, f
 def _target_pose(
     target: torch.Tensor | list[dict], detector: MediaPipePersonDetector | None, min_visibility: float
 ) -> _Chosen:
-    """The largest person of a picture, or of the first OpenPose frame."""
-    if isinstance(target, torch.Tensor):
-        pixels = to_uint8(rgb(target[0]))
+    """The largest person of the first picture or OpenPose frame."""
+    first = next(iter(target if isinstance(target, torch.Tensor) else _frames(target)), None)
+    people: list[Person] = []
+    if isinstance(first, torch.Tensor):
+        pixels = to_uint8(rgb(first))
         people = detector.detect(pixels)
-    else:
-        pixels = _blank(target[0]) if target else None
-        people = _people_on(pixels, target[0]) if target else []
+    elif first is not None:
+        pixels = _blank(first)
+        people = _people_on(pixels, first)
     if not people or not (people[0].keypoints[FIRST_JOINT:, 2] >= min_visibility).any():
         raise ValueError(
             f"target_pose shows no person with a joint of visibility {min_visibility} or more. Connect a picture or "
@@ -376,7 +388,7 @@ def _on_one_canvas(chosen: Sequence[_Chosen], min_visibility: float) -> list[dic
 
 
 def _named_proportions(body: Body) -> dict[str, float | None]:
-    """Length of every bone as a fraction of the torso (or the shoulders' width, if longer); None if never seen."""
+    """Length of every bone, see `proportions`; None if never seen."""
     return {
         bone: round(length, 4) if seen else None
         for bone, (length, seen) in zip(BONES, body.proportions.tolist(), strict=True)

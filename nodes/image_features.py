@@ -26,8 +26,9 @@ def crop_for_encoder(
     """
     if box is not None:
         photo = crop_square(photo, square_box(box, margin=margin, image_size=photo.shape[:2]))
-    # ComfyUI's own preprocessing, without its normalisation: encode_image repeats it on the result without effect.
-    pixels = comfy.clip_model.clip_preprocess(photo.unsqueeze(0), size=size, mean=[0.0] * 3, std=[1.0] * 3)
+    # ComfyUI's own preprocessing, without its normalisation: encode_image repeats it on the result without effect. The
+    # CPU cannot resize half precision, which --fp16-intermediates gives.
+    pixels = comfy.clip_model.clip_preprocess(photo.float().unsqueeze(0), size=size, mean=[0.0] * 3, std=[1.0] * 3)
     return pixels.movedim(1, -1)
 
 

@@ -18,6 +18,7 @@ from bolid.detectors.people import (
     MIRRORED_LANDMARKS,
     MediaPipePersonDetector,
     Person,
+    _without_repetitions,
     box_around,
     largest_first,
 )
@@ -507,3 +508,23 @@ def test_a_mediapipe_without_weights_reads_a_model_file(pose_task, photographs, 
         assert len(detector.detect(np.asarray(photographs["group"]))) >= 3
         assert detector.detect(np.asarray(bikes()[0])) == []
     assert "no face model" in caplog.text
+
+
+def test_people_who_stand_close_are_two(standing_pose):
+    """Poses that nearly coincide are one person's, unless each has a face of its own."""
+    beside = standing_pose + np.array((20, 0, 0))
+    faces = [
+        Face(box=(*(pose[0, :2] - 8), *(pose[0, :2] + 8)), score=0.9) for pose in (standing_pose, beside)
+    ]
+    assert len(_without_repetitions([standing_pose, beside], [])) == 1
+    assert len(_without_repetitions([standing_pose, beside], faces)) == 2
+    assert len(_without_repetitions([standing_pose, beside], faces[:1])) == 1
+
+
+@pytest.fixture
+def standing_pose() -> np.ndarray:
+    """[33, 3]: a column of landmarks, 330 pixels high."""
+    pose = np.ones((33, 3))
+    pose[:, 0] = 100 + 40 * (np.arange(33) % 2)
+    pose[:, 1] = 10 * np.arange(33)
+    return pose

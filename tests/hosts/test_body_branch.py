@@ -122,6 +122,7 @@ def test_masks_are_apart(model, adapter):
     assert torch.equal(with_body(model, adapter, body_attn_mask=nowhere), face_alone)
     assert torch.equal(with_body(model, adapter, attn_mask=nowhere), body_alone)
     halved = with_body(model, adapter, face=None, body_attn_mask=left)
+    assert torch.equal(with_body(model, adapter, face=None, body_attn_mask=left[0]), halved)
     assert not torch.equal(halved, body_alone) and not torch.equal(halved, sampled(model))
 
 

@@ -153,3 +153,10 @@ def test_self_attention_needs_an_adapter_that_carries_it():
 def test_self_attention_needs_the_features_that_the_adapter_reads():
     with pytest.raises(ValueError, match="made without an image encoder"):
         SelfAttnAggregator.execute(References(face_embeds=features(9)["face_embeds"]), cared_for(bolid_adapter()))
+
+
+@pytest.mark.parametrize(("made_for", "given_to"), [("plus", "base"), ("base", "plus")])
+def test_embeds_made_for_another_adapter_are_refused(made_for, given_to):
+    embeds, _ = SelfAttnAggregator.execute(photos(9), cared_for(bolid_adapter(layout=made_for))).result
+    with pytest.raises(ValueError, match="SelfAttnAggregator made them for another adapter"):
+        applied(model_of("sd15"), cared_for(bolid_adapter(layout=given_to)), embeds)

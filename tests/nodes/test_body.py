@@ -232,6 +232,34 @@ def test_several_batches_and_their_frames_line_up():
     assert body.image_sizes.tolist() == [[HEIGHT, WIDTH], [HEIGHT, WIDTH], [64, 64]]
 
 
+def test_a_single_frame_needs_no_list():
+    alone, *_ = encode(frame(standing()), images=[torch.zeros(1, HEIGHT, WIDTH, 3)])
+    listed, *_ = encode([frame(standing())], images=[torch.zeros(1, HEIGHT, WIDTH, 3)])
+    assert torch.equal(alone.keypoints, listed.keypoints)
+    posed, *_ = encode([frame(standing())], target_pose=frame(sitting()))
+    torch.testing.assert_close(posed.target_pose, sitting(), rtol=0, atol=1e-5)
+
+
+def test_shoulders_in_one_place_give_no_scale():
+    flat = upper_body()
+    flat[1, :2] = flat[0, :2]
+    with pytest.raises(ValueError, match="both shoulders lie in one place"):
+        encode([frame(flat)], on_missing="error")
+
+
+def test_whole_without_an_encoder_says_why_a_photo_is_left_out():
+    _, _, _, report = encode([frame(standing()), frame()], on_missing="whole")
+    assert outcome(report)[1] == ("dropped", "no person found; no clip_vision to use the photo for")
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_photos(dtype, clip_vision):
+    """ComfyUI's --fp16-intermediates."""
+    images = [torch.rand(1, HEIGHT, WIDTH, 3).to(dtype)]
+    body, *_ = encode([frame(standing())], images=images, clip_vision=clip_vision)
+    assert body.hidden_states.isfinite().all()
+
+
 # Target pose
 
 
@@ -243,7 +271,9 @@ def test_a_target_pose_adds_no_identity():
     assert torch.equal(posed.keypoints, plain.keypoints) and torch.equal(posed.proportions, plain.proportions)
 
 
-@pytest.mark.parametrize("target", [[], [frame()]], ids=["no frame", "nobody"])
+@pytest.mark.parametrize(
+    "target", [[], [frame()], frame(), torch.zeros(0, 8, 8, 3)], ids=["no frame", "nobody", "one frame", "no picture"]
+)
 def test_an_empty_target_pose_is_refused(target):
     with pytest.raises(ValueError, match="target_pose shows no person"):
         encode([frame(standing())], target_pose=target)
@@ -277,7 +307,7 @@ def test_photographs(photos, clip_vision):
     assert body.image_sizes.tolist() == [[560, 280], [512, 512], [144, 176]]
     assert body.seen.all()
     assert all(report["proportions"].values())
-    assert report["proportions"]["torso"] == 1 or report["proportions"]["shoulder_width"] == 1
+    assert all(0.3 < length < 1.5 for length in report["proportions"].values())
     assert len({picture.sum().item() for picture in preview}) == len(names)
     assert [len(entry["people"]) for entry in pose_keypoint] == [1, 0, 1, 1]
 
