@@ -56,14 +56,15 @@ class AdapterLayout:
     aggregator_depth: int = 0
     body: BodyLayout | None = None
 
-    def feature_width(self, name: str) -> int | None:
-        """Width of one of the features of `ImageFeatures` that the face branch reads; None if it does not."""
+    @property
+    def feature_widths(self) -> dict[str, int]:
+        """Width of the features of `ImageFeatures` that the face branch reads."""
         widths = {
             "image_embeds": self.image_embed_dim,
             "hidden_states": self.hidden_size,
             "face_embeds": self.face_embed_dim,
         }
-        return widths[name]
+        return {name: width for name, width in widths.items() if width is not None}
 
 
 class Adapter(nn.Module):
@@ -147,12 +148,12 @@ class Adapter(nn.Module):
     def check_features(self, features: ImageFeatures) -> None:
         """Raise a ValueError that names the missing node or the right encoder if the face branch cannot read them."""
         layout = self.layout
-        needed = [name for name in self.image_proj.inputs if getattr(features, name) is None]
+        needed = [name for name in layout.feature_widths if getattr(features, name) is None]
         if needed and isinstance(features, Embeds) and (features.image_embeds is None) != (
             features.hidden_states is None
         ):
             raise ValueError(
-                f"This adapter reads {', '.join(self.image_proj.inputs)}, but the embeds have no {', '.join(needed)}: "
+                f"This adapter reads {', '.join(layout.feature_widths)}, but the embeds have no {', '.join(needed)}: "
                 "SelfAttnAggregator made them for another adapter. Connect the same adapter to both nodes."
             )
         if layout.face_embed_dim is not None and features.face_embeds is None:

@@ -28,22 +28,19 @@ def build_adapter(layout: AdapterLayout, *, operations: Any = nn) -> Adapter:
         operations: the host's layers (`comfy.ops.manual_cast` in ComfyUI).
     """
     common: dict[str, Any] = {"cross_attention_dim": layout.cross_attention_dim, "operations": operations}
-    image_proj = _image_projection(layout, common)
     parts: dict[str, Any] = {}
     if layout.aggregator_depth:
         parts["aggregator"] = nn.ModuleDict(
             {
-                name: SelfAttentionAggregator(
-                    dim=layout.feature_width(name), depth=layout.aggregator_depth, operations=operations
-                )
-                for name in image_proj.inputs
+                name: SelfAttentionAggregator(dim=width, depth=layout.aggregator_depth, operations=operations)
+                for name, width in layout.feature_widths.items()
             }
         )
     if layout.body is not None:
         parts["body_encoder"] = BodyIDEncoder(**asdict(layout.body), **common)
         parts["body_adapter"] = key_value_projections(layout.layers, suffix="", **common)
     return Adapter(
-        image_proj=image_proj,
+        image_proj=_image_projection(layout, common),
         ip_adapter=key_value_projections(layout.layers, suffix="_ip", **common),
         layout=layout,
         **parts,
