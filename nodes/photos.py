@@ -13,15 +13,9 @@ import torch
 from comfy.model_management import throw_exception_if_processing_interrupted
 from comfy.utils import ProgressBar
 from comfy_api.v0_0_2 import io, ui
-from PIL import Image, ImageOps
 
+from ..detectors.photos import MAX_SIDE, PHOTO_EXTENSIONS, read_picture
 from .types import CATEGORY
-
-MAX_SIDE = 2048
-"""Longer photos are reduced when they are read: encoders and detectors see 224 to 640 pixels of them."""
-
-PHOTO_EXTENSIONS = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif", ".heic", ".heif"}
-"""Those that Pillow may not be able to read are named in the message instead of being left out in silence."""
 
 PREVIEW_SIDE = 256
 
@@ -154,30 +148,8 @@ def read_photo(path: Path) -> torch.Tensor:
     Raises:
         ValueError: not a readable picture.
     """
-    try:
-        with Image.open(path) as image:
-            image.draft("RGB", (MAX_SIDE, MAX_SIDE))  # JPEG decoders can skip the detail that would be thrown away
-            image.thumbnail((MAX_SIDE, MAX_SIDE), Image.Resampling.LANCZOS, reducing_gap=2.0)
-            return _to_tensor(_to_rgb(ImageOps.exif_transpose(image)))
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        reason = str(error).replace(str(path), path.name)
-        raise ValueError(f"{path.name}: {reason}") from error
-
-
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode == "F":
-        raise ValueError("its pixels are floating-point numbers; save it with 8 or 16 bits.")
-    if image.mode.startswith("I"):  # 16-bit greyscale
-        image = Image.fromarray((np.asarray(image, dtype=np.float32) / 65535 * 255).clip(0, 255).astype(np.uint8))
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, "white")
-        image = Image.alpha_composite(white, image)
-    return image.convert("RGB")
-
-
-def _to_tensor(image: Image.Image) -> torch.Tensor:
-    return torch.from_numpy(np.asarray(image, dtype=np.float32) / 255).unsqueeze(0)
+    picture, _ = read_picture(path)
+    return torch.from_numpy(np.asarray(picture, dtype=np.float32) / 255).unsqueeze(0)
 
 
 def _contact_strip(images: list[torch.Tensor]) -> torch.Tensor:

@@ -1,0 +1,230 @@
+"""The commands: for now `bolid prepare`.
+
+Each command imports what it needs when it runs, so that --help answers at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+try:
+    import typer
+    from rich.console import Console
+except ImportError as error:
+    sys.exit(f"bolid's commands need the packages typer and rich ({error}): pip install 'bolid[train]'")
+
+from .training.people import PEOPLE_FILE, CaptionSource, MissingCaption, PrepareSettings
+
+if TYPE_CHECKING:
+    from .training.prepare import PrepareReport, Progress
+
+INTERRUPTED = 130
+"""What shells expect of a command that Ctrl-C ended."""
+
+DEFAULTS = PrepareSettings()
+
+app = typer.Typer(
+    help="BoLID on the command line: data sets for training.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object to stdout, and all else to stderr.")]
+
+
+@app.callback()
+def bolid() -> None:
+    """A callback keeps `prepare` a command of its own while it is the only one."""
+
+
+@app.command("prepare")
+def prepare_command(
+    source: Annotated[Path, typer.Argument(help="Folder with one folder of photos per person.")],
+    output: Annotated[Path, typer.Argument(help="Folder for the prepared data set; a run that is there goes on.")],
+    min_side: Annotated[
+        int,
+        typer.Option(help="Leave out photos with a shorter side, in pixels. 0 keeps all; 1000 suits new sets."),
+    ] = DEFAULTS.min_side,
+    max_people: Annotated[
+        int, typer.Option(help="Leave out photos with more people or faces than this; 0 keeps all.")
+    ] = DEFAULTS.max_people,
+    near_duplicates: Annotated[
+        int,
+        typer.Option(
+            help="Photos whose fingerprints differ in at most so many of 256 bits are one and the same; -1 compares "
+            "contents only."
+        ),
+    ] = DEFAULTS.near_duplicates,
+    test_share: Annotated[
+        float, typer.Option(help="Share of the people that training never sees.", show_default="1/3")
+    ] = DEFAULTS.test_share,
+    seed: Annotated[int, typer.Option(help="Of the split into train and test.")] = DEFAULTS.seed,
+    captions: Annotated[
+        CaptionSource,
+        typer.Option(help="A file beside each photo, one file for all, one text for all, or made by BLIP."),
+    ] = DEFAULTS.captions,
+    caption_file: Annotated[
+        Path | None,
+        typer.Option(
+            help='For jsonl: a line per photo, {"file": "anna/1.jpg", "text": "..."}. metadata.jsonl in SOURCE if not '
+            "given."
+        ),
+    ] = None,
+    caption_template: Annotated[
+        str, typer.Option(help="Text for every photo, or for those without a caption.")
+    ] = DEFAULTS.caption_template,
+    caption_model: Annotated[
+        Path | None, typer.Option(help="For blip: folder of a BLIP model in transformers' format.")
+    ] = None,
+    missing_caption: Annotated[
+        MissingCaption, typer.Option(help="What happens to a photo without a caption.")
+    ] = DEFAULTS.missing_caption,
+    workers: Annotated[
+        int | None, typer.Option(help="Processes that look at photos; as many as there are cores if not given.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Find out what is in the photos, leave out what cannot be used, and split the people into train and test."""
+    with _told(RuntimeError):
+        from .training.prepare import prepare
+
+        settings = _settings(
+            min_side=min_side,
+            max_people=max_people,
+            near_duplicates=near_duplicates,
+            test_share=test_share,
+            seed=seed,
+            captions=captions,
+            caption_file=caption_file and caption_file.resolve(),
+            caption_template=caption_template,
+            caption_model=caption_model and caption_model.resolve(),
+            missing_caption=missing_caption,
+        )
+        with _progress_bar() as progress:
+            report = prepare(source, output, settings, workers=workers, progress=progress)
+    summary = _summary(report, output.resolve())
+    if as_json:
+        _print_json(summary)
+    else:
+        _print_summary(report, summary)
+
+
+def main() -> None:
+    """Run the command line."""
+    app()
+
+
+def _settings(**values: Any) -> PrepareSettings:
+    from pydantic import ValidationError
+
+    try:
+        return PrepareSettings(**values)
+    except ValidationError as error:
+        problems = [
+            f"--{str(problem['loc'][0]).replace('_', '-')} {problem['input']}: {problem['msg']}"
+            for problem in error.errors()
+        ]
+        raise ValueError("; ".join(problems)) from None
+
+
+@contextlib.contextmanager
+def _told(*kinds: type[Exception]) -> Iterator[None]:
+    """What the user can mend ends the command with one message, and what is logged goes to stderr.
+
+    Args:
+        kinds: of errors that users can mend, beside ValueError and OSError.
+    """
+    from rich.logging import RichHandler
+
+    console = Console(stderr=True)
+    logging.basicConfig(
+        level=logging.INFO,
+        format="%(message)s",
+        handlers=[RichHandler(console=console, show_time=False, show_path=False)],
+    )
+    try:
+        yield
+    except (ValueError, OSError, *kinds) as error:
+        _fail(str(error), 2)
+    except KeyboardInterrupt:
+        _fail("Stopped. The same command goes on from here.", INTERRUPTED)
+
+
+def _fail(message: str, code: int) -> None:
+    sys.stderr.write(f"bolid: {message}\n")
+    raise typer.Exit(code)
+
+
+@contextlib.contextmanager
+def _progress_bar() -> Iterator[Progress]:
+    """A bar per stage on stderr, with what it has done per second since it started."""
+    import time
+
+    from rich import progress
+
+    columns = (
+        progress.TextColumn("{task.description}"),
+        progress.BarColumn(),
+        progress.MofNCompleteColumn(),
+        progress.TextColumn("{task.fields[speed]}"),
+        progress.TimeRemainingColumn(),
+    )
+    tasks: dict[str, tuple[progress.TaskID, int, float]] = {}
+    with progress.Progress(*columns, console=Console(stderr=True)) as bar:
+
+        def advance(stage: str, done: int, total: int) -> None:
+            if stage not in tasks:
+                tasks[stage] = bar.add_task(stage, total=total, completed=done, speed=""), done, time.monotonic()
+            task, first, start = tasks[stage]
+            seconds = time.monotonic() - start
+            speed = f"{(done - first) / seconds:.1f} {stage}/s" if done > first else ""
+            bar.update(task, completed=done, speed=speed)
+
+        yield advance
+
+
+def _summary(report: PrepareReport, output: Path) -> dict[str, Any]:
+    return {
+        "output": str(output),
+        "people_file": str(output / PEOPLE_FILE),
+        "photos_found": report.photos_found,
+        "photos_kept": report.photos_kept,
+        "photos_left_out": report.reasons(),
+        "people_found": report.people_found,
+        "people_kept": report.people_kept,
+        "splits": report.splits,
+    }
+
+
+def _print_json(summary: Any) -> None:
+    sys.stdout.write(json.dumps(summary, ensure_ascii=False) + "\n")
+
+
+def _print_summary(report: PrepareReport, summary: dict[str, Any]) -> None:
+    from rich.table import Table
+
+    from .training.prepare import REPORT_PAGE
+
+    table = Table("", "found", "kept", "train", "test")
+    train, test = report.splits["train"], report.splits["test"]
+    for what, found, kept in (
+        ("people", report.people_found, report.people_kept),
+        ("photos", report.photos_found, report.photos_kept),
+    ):
+        table.add_row(what, *map(str, (found, kept, train[what], test[what])))
+    console = Console()
+    console.print(table)
+    for reason, count in report.reasons().items():
+        console.print(f"left out, {reason}: {count}", highlight=False)
+    console.print(f"Report: {Path(summary['output'], REPORT_PAGE)}", highlight=False, markup=False, soft_wrap=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Training of adapters; for now the preparing of data sets."""
