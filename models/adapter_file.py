@@ -170,6 +170,5 @@ def _read_config(metadata: dict[str, str], *, name: str) -> AdapterConfig | None
             f"{'.'.join(map(str, problem['loc'])) or 'bolid.config'}: {problem['msg']}" for problem in error.errors()
         )
         raise ValueError(
-            f"{name} is a BoLID adapter, but its description of itself is damaged ({problems}). Get the file again, or "
-            "write it again with the training command."
+            f"{name} is a BoLID adapter, but its description of itself is damaged ({problems}). Get the file again."
         ) from error

@@ -155,7 +155,8 @@ class BodyLandmarkEncoder(io.ComfyNode):
                 progress.update(1)
             pose = None if target is None else _target_pose(target, detector, chooser.min_visibility)
         kept = [choice for choice in chosen if choice.report.status == "kept"]
-        if not kept:
+        shown = any(is_seen(choice.joints[:, 2], min_visibility=chooser.min_visibility).any() for choice in kept)
+        if not kept or (pose is None and not shown):
             raise ValueError(_nothing_usable(chosen))
         body = Body(
             keypoints=torch.stack([choice.joints for choice in kept]),
@@ -165,8 +166,6 @@ class BodyLandmarkEncoder(io.ComfyNode):
             target_pose=None if pose is None else pose.joints,
             report=tuple(choice.report for choice in chosen),
         )
-        if pose is None and not body.seen.any():
-            raise ValueError(_nothing_usable(chosen))
         progress.update_absolute(progress.total)  # photos that were left out
         preview = _preview([*chosen, *([] if pose is None else [pose])], chooser.min_visibility)
         return io.NodeOutput(
