@@ -1,4 +1,4 @@
-"""The commands: for now `bolid prepare`.
+"""The commands: `bolid prepare` and `bolid train`.
 
 Each command imports what it needs when it runs, so that --help answers at once.
 """
@@ -30,7 +30,7 @@ INTERRUPTED = 130
 DEFAULTS = PrepareSettings()
 
 app = typer.Typer(
-    help="BoLID on the command line: data sets for training.",
+    help="BoLID on the command line: from folders of photos to an adapter for ComfyUI.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -41,7 +41,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON object to std
 
 @app.callback()
 def bolid() -> None:
-    """A callback keeps `prepare` a command of its own while it is the only one."""
+    """Prepare photos, train adapters."""
 
 
 @app.command("prepare")
@@ -116,6 +116,32 @@ def prepare_command(
         _print_summary(report, summary)
 
 
+@app.command("train")
+def train_command(
+    config: Annotated[Path, typer.Argument(help="A TOML file; training/configs has examples for every method.")],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[KEY=VALUE]...", help="In the place of what the file says, as in run.steps=2000."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Train an adapter, or go on with a run that is in its output folder."""
+    with _told(RuntimeError):
+        from .training.config import load_config
+
+        loaded = load_config(config, overrides or ())
+        from .training.loop import train
+
+        with _progress_bar() as progress:
+            summary = train(loaded, progress)
+    if as_json:
+        _print_json(summary)
+    else:
+        for name, value in summary["validation"].items():
+            Console().print(f"validation {name}: {value:.5f}", highlight=False)
+        Console().print(f"Result: {summary['adapter']}", highlight=False, markup=False, soft_wrap=True)
+
+
 def main() -> None:
     """Run the command line."""
     app()
@@ -174,18 +200,20 @@ def _progress_bar() -> Iterator[Progress]:
         progress.BarColumn(),
         progress.MofNCompleteColumn(),
         progress.TextColumn("{task.fields[speed]}"),
+        progress.TextColumn("{task.fields[note]}"),
         progress.TimeRemainingColumn(),
     )
     tasks: dict[str, tuple[progress.TaskID, int, float]] = {}
     with progress.Progress(*columns, console=Console(stderr=True)) as bar:
 
-        def advance(stage: str, done: int, total: int) -> None:
+        def advance(stage: str, done: int, total: int, note: str = "") -> None:
             if stage not in tasks:
-                tasks[stage] = bar.add_task(stage, total=total, completed=done, speed=""), done, time.monotonic()
+                task = bar.add_task(stage, total=total, completed=done, speed="", note=note)
+                tasks[stage] = task, done, time.monotonic()
             task, first, start = tasks[stage]
             seconds = time.monotonic() - start
             speed = f"{(done - first) / seconds:.1f} {stage}/s" if done > first else ""
-            bar.update(task, completed=done, speed=speed)
+            bar.update(task, completed=done, speed=speed, note=note)
 
         yield advance
 

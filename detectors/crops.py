@@ -1,4 +1,4 @@
-"""Cutting a face or a person out of a photo."""
+"""Cutting a face or a person out of a photo, and what the image encoder sees of it."""
 
 from __future__ import annotations
 
@@ -10,6 +10,12 @@ ARCFACE_TEMPLATE = np.array(
     [[38.2946, 51.6963], [73.5318, 51.5014], [56.0252, 71.7366], [41.5493, 92.3655], [70.7299, 92.2041]]
 )
 ARCFACE_SIZE = 112
+
+FACE_MARGIN = 0.3
+"""Room around a face box on every side, as a fraction of it: hair, ears and chin."""
+
+PERSON_MARGIN = 0.0
+"""The person detectors' boxes have room around the body already."""
 
 
 def rgb(image: torch.Tensor) -> torch.Tensor:
@@ -66,6 +72,31 @@ def crop_square(image: torch.Tensor, box: tuple[int, int, int, int]) -> torch.Te
     rows = torch.arange(y0, y1, device=image.device).clamp(0, height - 1)
     columns = torch.arange(x0, x1, device=image.device).clamp(0, width - 1)
     return image[rows][:, columns]
+
+
+def crop_for_encoder(
+    photo: torch.Tensor, box: tuple[float, float, float, float] | None, *, margin: float = 0.0, size: int
+) -> torch.Tensor:
+    """A square around a box of a photo [H, W, 3] in 0 to 1, or the photo's middle square: [1, size, size, 3].
+
+    Resized and rounded to 255 steps as ComfyUI does it for its image encoders, so that doing it again changes nothing.
+
+    Args:
+        box, margin: see `square_box`; None: the middle of the photo.
+        size: side of the image encoder's pictures in pixels.
+    """
+    if box is not None:
+        photo = crop_square(photo, square_box(box, margin=margin, image_size=photo.shape[:2]))
+    # The CPU cannot resize half precision, which ComfyUI's --fp16-intermediates gives.
+    pixels = photo.float().movedim(-1, 0).unsqueeze(0)
+    height, width = pixels.shape[-2:]
+    if (height, width) != (size, size):
+        scale = size / min(height, width)
+        height, width = round(scale * height), round(scale * width)
+        pixels = torch.nn.functional.interpolate(pixels, size=(height, width), mode="bicubic", antialias=True)
+        top, left = (height - size) // 2, (width - size) // 2
+        pixels = pixels[..., top : top + size, left : left + size]
+    return (pixels * 255).clamp(0, 255).round().div(255).movedim(1, -1)
 
 
 def align_face(image: torch.Tensor, keypoints: np.ndarray, *, size: int) -> torch.Tensor:

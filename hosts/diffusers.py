@@ -43,6 +43,16 @@ def cross_attention_layers(unet: UNet2DConditionModel) -> list[CrossAttentionLay
     ]
 
 
+def text_projections(unet: UNet2DConditionModel) -> dict[int, tuple[torch.Tensor, torch.Tensor]]:
+    """The UNet's own K and V weights [h, C] of every cross-attention layer, by layer index N."""
+    projections = {}
+    for index, name in enumerate(unet.attn_processors):
+        if ".attn2." in name:
+            attention = unet.get_submodule(name.removesuffix(".processor"))
+            projections[index] = attention.to_k.weight, attention.to_v.weight
+    return projections
+
+
 class AttachedBranches:
     """Branches inside a UNet's cross-attention; a context manager that detaches on exit."""
 

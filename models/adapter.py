@@ -169,7 +169,7 @@ class Adapter(nn.Module):
             )
         if layout.image_embed_dim is not None:
             _check_width(
-                "image embeddings", features.image_embeds, layout.image_embed_dim, _ENCODER_BY_EMBED_DIM
+                "image embeddings", features.image_embeds, layout.image_embed_dim, ENCODER_BY_EMBED_DIM
             )
         if layout.hidden_size is not None:
             _check_width("hidden states", features.hidden_states, layout.hidden_size, _ENCODER_BY_HIDDEN_SIZE)
@@ -186,7 +186,7 @@ class Adapter(nn.Module):
             )
 
 
-_ENCODER_BY_EMBED_DIM = {768: "CLIP ViT-L/14", 1024: "CLIP ViT-H/14", 1280: "CLIP ViT-bigG/14"}
+ENCODER_BY_EMBED_DIM = {768: "CLIP ViT-L/14", 1024: "CLIP ViT-H/14", 1280: "CLIP ViT-bigG/14"}
 _ENCODER_BY_HIDDEN_SIZE = {1024: "CLIP ViT-L/14", 1280: "CLIP ViT-H/14", 1664: "CLIP ViT-bigG/14"}
 
 

@@ -13,13 +13,11 @@ tensors and the same metadata.
 
 from __future__ import annotations
 
-import os
-import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import ConfigDict, TypeAdapter
 from torch import nn
 
 from .adapter import Adapter, AdapterLayout
@@ -32,6 +30,7 @@ from .checkpoint import (
     read_metadata,
     read_state_dict,
 )
+from .files import read_description, write_safetensors
 
 FORMAT = 1
 """Version of the file layout; a reader refuses files of a later one."""
@@ -95,11 +94,6 @@ def write_adapter(
     Raises:
         ValueError: another ending.
     """
-    from safetensors.torch import save_file
-
-    path = Path(path)
-    if path.suffix != ".safetensors":
-        raise ValueError(f"Adapter files are safetensors files; {path.name} must end in .safetensors.")
     config = AdapterConfig(
         base_model=base_model, image_encoder=image_encoder, layout=adapter.layout, training=training or {}
     )
@@ -111,17 +105,7 @@ def write_adapter(
         "modelspec.implementation": "bolid",
         "modelspec.title": "BoLID adapter",
     }
-    tensors = adapter.state_dict() | lora_state_dict(lora or {})
-    tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        temporary.touch()
-        mode = temporary.stat().st_mode
-        save_file(tensors, temporary, metadata=metadata)
-        temporary.chmod(mode)  # safetensors lets nobody else read its files
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_safetensors(path, adapter.state_dict() | lora_state_dict(lora or {}), metadata=metadata)
 
 
 def read_adapter(path: str | Path, *, faceid_plus_shortcut: bool = True, operations: Any = nn) -> AdapterFile:
@@ -137,7 +121,9 @@ def read_adapter(path: str | Path, *, faceid_plus_shortcut: bool = True, operati
     """
     name = Path(path).name
     state_dict = read_state_dict(path)
-    config = _read_config(read_metadata(path), name=name)
+    config = read_description(
+        read_metadata(path), _CONFIG, prefix="bolid", kind="adapter", supported=FORMAT, name=name
+    )
     if config is None and any(key.startswith(("aggregator.", "body_")) for key in state_dict):
         raise ValueError(
             f"{name} has the tensors of a BoLID adapter, but its description of itself is missing: another program may "
@@ -150,25 +136,3 @@ def read_adapter(path: str | Path, *, faceid_plus_shortcut: bool = True, operati
     else:
         adapter = adapter_with_weights(config.layout, state_dict, name=name, operations=operations)
     return AdapterFile(adapter=adapter, lora=faceid_lora(state_dict), config=config)
-
-
-def _read_config(metadata: dict[str, str], *, name: str) -> AdapterConfig | None:
-    version = metadata.get("bolid.format")
-    if version is None:
-        return None
-    if not re.fullmatch(r"[1-9]\d{0,8}", version):
-        raise ValueError(f"{name} has the adapter format {version!r}, which is no version number. Get the file again.")
-    if int(version) > FORMAT:
-        raise ValueError(
-            f"{name} was written by a newer version of BoLID (adapter format {version}; this one reads up to "
-            f"{FORMAT}). Update BoLID: `git pull` in its folder in custom_nodes, or ComfyUI-Manager's update."
-        )
-    try:
-        return _CONFIG.validate_json(metadata.get("bolid.config", ""))
-    except ValidationError as error:
-        problems = "; ".join(
-            f"{'.'.join(map(str, problem['loc'])) or 'bolid.config'}: {problem['msg']}" for problem in error.errors()
-        )
-        raise ValueError(
-            f"{name} is a BoLID adapter, but its description of itself is damaged ({problems}). Get the file again."
-        ) from error

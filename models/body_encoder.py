@@ -74,6 +74,7 @@ class BodyIDEncoder(nn.Module):
         seen: torch.Tensor,
         target_pose: torch.Tensor,
         hidden_states: torch.Tensor | None,
+        in_use: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Body tokens [b, num_tokens, C].
 
@@ -82,6 +83,7 @@ class BodyIDEncoder(nn.Module):
             seen: [b, 12] bool, joints that the photos show.
             target_pose: [b, 12, 3] x, y in 0 to 1, and visibility; all zero for a joint that has no place.
             hidden_states: [b, T, H] hidden states of all photos in a row, or None without image features.
+            in_use: [b, T] bool, hidden states that are there; the others fill the batch. None: all of them.
         """
         batch = proportions.shape[0]
         placed = target_pose[..., 2:] > 0
@@ -95,12 +97,17 @@ class BodyIDEncoder(nn.Module):
         )
         # Bare parameters are not cast by the host's layers.
         joints = self.joint_in(features) + self.joint_embedding.to(features)
+        null_grid = self.null_grid.to(features).expand(batch, -1, -1)
         if hidden_states is None:
-            grid = self.null_grid.to(features).expand(batch, -1, -1)
-        else:
+            grid = null_grid
+        elif in_use is None:
             grid = self.grid_in(hidden_states)
+        else:
+            grid = torch.cat((null_grid, self.grid_in(hidden_states)), dim=1)
+            in_use = torch.cat((~in_use.any(dim=1, keepdim=True), in_use), dim=1)
         takes_part = seen | placed.squeeze(-1)
-        keys_in_use = torch.cat((takes_part.new_ones(batch, grid.shape[1]), takes_part), dim=1)
+        grid_in_use = takes_part.new_ones(batch, grid.shape[1]) if in_use is None else in_use
+        keys_in_use = torch.cat((grid_in_use, takes_part), dim=1)
         for attention, feed in self.layers:
             joints = attention(grid, joints, keys_in_use) + joints
             joints = feed(joints) + joints

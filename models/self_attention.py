@@ -52,18 +52,33 @@ class SelfAttentionAggregator(nn.Module):
         nn.init.zeros_(self.proj_out.weight)
         nn.init.zeros_(self.proj_out.bias)
 
-    def forward(self, features: torch.Tensor, places: torch.Tensor | None = None) -> torch.Tensor:
+    def forward(
+        self, features: torch.Tensor, places: torch.Tensor | None = None, in_use: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """[b, n, D] features of n photos → [b, D].
 
         Args:
-            places: [m] numbers of the photos that self-attention sees, in which a photo may occur repeatedly; None:
-                each once. The average is that of the n photos in any case.
+            places: [m] or [b, m] numbers of the photos that self-attention sees, in which a photo may occur repeatedly;
+                None: each once. The average is that of the n photos in any case.
+            in_use: [b, n] bool, photos that are there; the others fill the batch, and `places` names none of them.
         """
-        hidden_states = features if places is None else features[:, places]
+        if places is None:
+            hidden_states = features
+        elif places.ndim == 1:
+            hidden_states = features[:, places]
+        else:
+            hidden_states = features.gather(1, places.unsqueeze(-1).expand(-1, -1, features.shape[-1]))
         for block in self.blocks:
             hidden_states = block(hidden_states)
         correction = self.proj_out(self.norm_out(hidden_states).mean(dim=1))
-        return features.mean(dim=1) + correction
+        return average(features, in_use) + correction
+
+
+def average(features: torch.Tensor, in_use: torch.Tensor | None = None) -> torch.Tensor:
+    """[b, n, D] → [b, D], the mean of the photos that are there; see `SelfAttentionAggregator.forward`."""
+    if in_use is None:
+        return features.mean(dim=1)
+    return (features * in_use.unsqueeze(-1)).sum(dim=1) / in_use.sum(dim=1, keepdim=True)
 
 
 def fill_places(photos: int, *, seed: int) -> torch.Tensor:

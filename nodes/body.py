@@ -14,14 +14,14 @@ from comfy.model_management import throw_exception_if_processing_interrupted
 from comfy.utils import ProgressBar
 from comfy_api.v0_0_2 import io, ui
 
-from ..detectors.crops import rgb, to_uint8
+from ..detectors.crops import PERSON_MARGIN, crop_for_encoder, rgb, to_uint8
 from ..detectors.openpose import frame_from_people, people_from_frame
 from ..detectors.people import MediaPipePersonDetector, Person
 from ..models.body import Body, has_scale, is_seen, normalise_keypoints, unseen_joints
 from ..models.keypoints import BONES, FIRST_JOINT, JOINTS
 from ..models.references import PhotoReport
 from .encoding import ON_MISSING
-from .image_features import PERSON_MARGIN, crop_for_encoder, encode
+from .image_features import encode
 from .model_folders import pose_model_names, pose_model_path
 from .reports import report_json
 from .skeleton import draw_skeleton

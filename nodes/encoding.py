@@ -15,11 +15,11 @@ from comfy.model_management import throw_exception_if_processing_interrupted
 from comfy.utils import ProgressBar
 from comfy_api.v0_0_2 import io, ui
 
-from ..detectors.crops import align_face, rgb, to_uint8
+from ..detectors.crops import FACE_MARGIN, PERSON_MARGIN, align_face, crop_for_encoder, rgb, to_uint8
 from ..detectors.faces import Face, FaceDetector, InsightFaceAnalysis, MediaPipeFaceDetector, largest_first
 from ..detectors.people import MediaPipePersonDetector, Person
 from ..models.references import PhotoReport, References
-from .image_features import PERSON_MARGIN, crop_for_encoder, encode
+from .image_features import encode
 from .model_folders import insightface_packs, insightface_root
 from .reports import report_json
 from .types import CATEGORY, FaceAnalysisType, FaceDetectionModelType, ReferencesType, single
@@ -27,8 +27,6 @@ from .types import CATEGORY, FaceAnalysisType, FaceDetectionModelType, Reference
 CROPS = ("whole", "face", "person")
 ON_MISSING = ("skip", "error", "whole")
 
-FACE_MARGIN = 0.3
-"""Room around a face box on every side, as a fraction of it: hair, ears and chin."""
 DEFAULT_CROP_SIZE = 224
 
 

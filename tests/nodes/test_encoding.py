@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 import torch
 
-from bolid.detectors.crops import align_face, crop_square, square_box, to_uint8
+from bolid.detectors.crops import FACE_MARGIN, PERSON_MARGIN, align_face, crop_square, square_box, to_uint8
 from bolid.detectors.faces import InsightFaceAnalysis, MediaPipeFaceDetector
 from bolid.detectors.people import MediaPipePersonDetector
-from bolid.nodes.encoding import FACE_MARGIN, PERSON_MARGIN, BoLIDFaceAnalysisLoader, MultiRefImageEncoder
+from bolid.nodes.encoding import BoLIDFaceAnalysisLoader, MultiRefImageEncoder
 from nodes import CLIPVisionEncode
 
 from ..support.face_analysis import write_face_analysis_pack

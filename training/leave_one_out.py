@@ -1,0 +1,93 @@
+"""Which photo is drawn from which others, in which step: planned from the seed alone."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+
+from .randomness import keyed_generator
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """One target and the photos of the same person that describe it.
+
+    Attributes:
+        person: number of the person.
+        target: number of the person's photo that is noised and drawn; never among the references.
+        references: numbers of the photos that the adapter sees, each once.
+    """
+
+    person: int
+    target: int
+    references: tuple[int, ...]
+
+
+class LeaveOneOut:
+    """Batches of leave-one-out samples.
+
+    In every epoch each person is drawn once, with a uniformly chosen target; the others (at most `references` of them,
+    drawn without replacement) describe it. All targets of a batch are of one shape; where the people of a shape do not
+    fill the last batch of an epoch, some are drawn again.
+
+    Args:
+        buckets: for every person the shape of each photo.
+        usable: for every person whether each photo may be a reference. A photo is a target where another one may be a
+            reference; every person has such a photo.
+        references: photos that the adapter may see.
+        batch_size: samples of all processes in one forward pass.
+        seed, purpose: of the plan.
+    """
+
+    def __init__(
+        self,
+        buckets: Sequence[Sequence[Hashable]],
+        usable: Sequence[Sequence[bool]],
+        *,
+        references: int,
+        batch_size: int,
+        seed: int,
+        purpose: str,
+    ):
+        self._buckets = buckets
+        self._usable = usable
+        self._references = references
+        self._batch_size = batch_size
+        self._key = seed, purpose
+        self._epoch = lru_cache(maxsize=2)(self._plan)
+        self._starts = [0]
+
+    def batch(self, number: int) -> list[Sample]:
+        """The samples of forward pass `number`, from 0 on without end."""
+        epoch = 0
+        while number >= self._starts[-1]:
+            self._starts.append(self._starts[-1] + len(self._epoch(len(self._starts) - 1)))
+        while self._starts[epoch + 1] <= number:
+            epoch += 1
+        return self._epoch(epoch)[number - self._starts[epoch]]
+
+    def _plan(self, epoch: int) -> list[list[Sample]]:
+        generator = keyed_generator(*self._key, epoch)
+        by_bucket: dict[Hashable, list[Sample]] = defaultdict(list)
+        for person in torch.randperm(len(self._buckets), generator=generator).tolist():
+            sample = self._draw(person, generator)
+            by_bucket[self._buckets[person][sample.target]].append(sample)
+        batches = []
+        for samples in by_bucket.values():
+            lacking = -len(samples) % self._batch_size
+            again = torch.randint(len(samples), (lacking,), generator=generator).tolist()
+            filled = samples + [samples[index] for index in again]
+            batches += [filled[start : start + self._batch_size] for start in range(0, len(filled), self._batch_size)]
+        order = torch.randperm(len(batches), generator=generator).tolist()
+        return [batches[index] for index in order]
+
+    def _draw(self, person: int, generator: torch.Generator) -> Sample:
+        usable = self._usable[person]
+        order = torch.randperm(len(usable), generator=generator).tolist()
+        target = next(photo for photo in order if sum(usable) > usable[photo])
+        others = [photo for photo in order if photo != target and usable[photo]]
+        return Sample(person=person, target=target, references=tuple(others[: self._references]))

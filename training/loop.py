@@ -1,0 +1,410 @@
+"""`bolid train`: the loop that all methods share."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from datetime import timedelta
+from pathlib import Path
+from types import FrameType
+from typing import Any, Protocol
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import InitProcessGroupKwargs, gather_object
+from diffusers.optimization import get_scheduler
+from diffusers.training_utils import EMAModel
+from PIL import Image
+
+from . import adapter_task, keypoint_task
+from .base import base_fingerprint, check_base, load_denoiser
+from .batches import Targets
+from .config import AdapterTraining, OptimizerSettings, TrainingConfig, resolved
+from .data import Share, Totals
+from .features import SEEN_FILE, Features, People, Progress, check_photos, load_people
+from .run_folder import RunFolder, RunLog, TrainingError, environment
+
+PRECISIONS = {"fp32": (torch.float32, "no"), "bf16": (torch.bfloat16, "bf16"), "fp16": (torch.float16, "fp16")}
+
+PATIENCE = timedelta(days=1)
+"""For processes that wait while one of them fills the cache."""
+
+FREE = {
+    "run.output",
+    "run.batch_size",
+    "run.gradient_checkpointing",
+    "run.log_every",
+    "run.validate_every",
+    "run.save_every",
+    "run.keep_checkpoints",
+    "run.sample_every",
+    "run.sample_people",
+    "run.sample_steps",
+    "run.sample_guidance_scale",
+    "data.path",
+    "data.cache",
+    "base.path",
+    "base.image_encoder",
+    "adapter.initial",
+    "loss.keypoint_network",
+    "loss.clip_model",
+    "loss.clip_weights",
+}
+"""Keys that do not change the result, or in whose place the content of files counts."""
+
+
+class Task(Protocol):
+    """What the loop trains.
+
+    Attributes:
+        module: its parameters are what is trained.
+        terms: names of the loss's terms, and their λ.
+    """
+
+    module: torch.nn.Module
+    terms: dict[str, float]
+
+    def loss_terms(
+        self, module: torch.nn.Module, number: int, step: int
+    ) -> tuple[dict[str, torch.Tensor], Targets]: ...
+
+    def validation_values(self, autocast: Callable[[], AbstractContextManager[None]]) -> Totals: ...
+
+    def sample_grid(self, autocast: Callable[[], AbstractContextManager[None]]) -> Image.Image: ...
+
+    def write_result(self, path: Path, training: dict[str, Any]) -> None: ...
+
+
+def train(config: TrainingConfig, progress: Progress = lambda stage, done, total, note="": None) -> dict[str, Any]:
+    """Train, or go on with a run that was interrupted.
+
+    Args:
+        progress: told how far it is, by the main process alone.
+
+    Returns:
+        `output`, `adapter` (the file), `steps`, `validation` (the last one's values).
+
+    Raises:
+        ValueError, FileNotFoundError: something in the config cannot be used, or the run there is another one.
+        TrainingError: the loss is not finite, or the disk is full.
+        KeyboardInterrupt: the run was stopped; a checkpoint is there.
+    """
+    dtype, mixed_precision = PRECISIONS[config.run.precision]
+    check_base(config.base.path)
+    accelerator = Accelerator(
+        mixed_precision=mixed_precision, kwargs_handlers=[InitProcessGroupKwargs(timeout=PATIENCE)]
+    )
+    if config.run.precision == "fp16" and accelerator.device.type == "cpu":
+        raise ValueError('run.precision "fp16" needs a GPU. Take "bf16" or "fp32".')
+    if not accelerator.is_main_process:
+        progress = _silent
+    share = Share(
+        process=accelerator.process_index, processes=accelerator.num_processes, batch_size=config.run.batch_size
+    )
+    method = adapter_task if isinstance(config, AdapterTraining) else keypoint_task
+    people = load_people(config.data, config.base)
+    folder = RunFolder(config.run.output, _depends_on(config, people, share, method.result_depends_on(config)))
+
+    cache = config.data.cache or config.data.path / "cache"
+    features = Features(folder=cache, base=config.base, device=accelerator.device, progress=progress)
+    with accelerator.main_process_first():
+        if accelerator.is_main_process:
+            check_photos(people.photos, cache / SEEN_FILE, progress)
+        method.fill_cache(config, people, features)
+
+    denoiser = load_denoiser(config.base.path, device=accelerator.device, dtype=dtype)
+    if config.run.gradient_checkpointing:
+        denoiser.unet.enable_gradient_checkpointing()
+    task = method.task(config, people=people, features=features, denoiser=denoiser, share=share)
+    return _Run(config, accelerator, task, folder, people, share, progress).go()
+
+
+def _silent(stage: str, done: int, total: int, note: str = "") -> None:
+    """Only the main process talks."""
+
+
+def _depends_on(config: TrainingConfig, people: People, share: Share, files: dict[str, str]) -> dict[str, Any]:
+    values = dict(_flat(resolved(config)))
+    if config.optimizer.schedule == "constant":
+        del values["run.steps"]  # more steps go on where fewer ended
+    kept = {key: value for key, value in values.items() if key not in FREE}
+    return {
+        **kept,
+        **files,
+        "base.path": base_fingerprint(config.base.path),
+        "data.path": people.fingerprint,
+        "samples per forward pass": share.all_rows,
+    }
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in values.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
+
+
+class _Run:
+    """One start of a run, from its checkpoint to its end."""
+
+    def __init__(
+        self,
+        config: TrainingConfig,
+        accelerator: Accelerator,
+        task: Task,
+        folder: RunFolder,
+        people: People,
+        share: Share,
+        progress: Progress,
+    ):
+        self._config = config
+        self._accelerator = accelerator
+        self._task = task
+        self._folder = folder
+        self._people = people
+        self._share = share
+        self._progress = progress
+        self._weights = list(task.module.parameters())
+        self._module = accelerator.prepare_model(task.module)
+        self._optimizer = accelerator.prepare_optimizer(_optimizer(config.optimizer, self._weights))
+        self._schedule = get_scheduler(
+            {"constant": "constant_with_warmup"}.get(config.optimizer.schedule, config.optimizer.schedule),
+            self._optimizer.optimizer,
+            num_warmup_steps=config.optimizer.warmup_steps,
+            num_training_steps=config.run.steps,
+        )
+        decay = config.optimizer.ema_decay
+        self._average = EMAModel(self._weights, decay=decay) if decay else None
+        self._validation: dict[str, float] = {}
+        self._log: RunLog | None = None
+
+    def go(self) -> dict[str, Any]:
+        """Everything from the last checkpoint on."""
+        config, run = self._config, self._config.run
+        start = self._resume()
+        if start > run.steps:
+            raise ValueError(
+                f"{run.output} has a checkpoint of step {start}, but run.steps is {run.steps}. Set it to at least "
+                f"{start}, or give another run.output."
+            )
+        if self._accelerator.is_main_process:
+            self._folder.start(resolved(config), environment())
+            self._log = RunLog(self._folder.folder, step=start)
+        self._accelerator.wait_for_everyone()
+        if start == 0:
+            self._validate(0)
+        began, samples_per_step = time.monotonic(), self._share.all_rows * run.gradient_accumulation
+        self._progress("samples", start * samples_per_step, run.steps * samples_per_step)
+        with _stop_requests(self._accelerator) as stop:
+            for step in range(start + 1, run.steps + 1):
+                loss = self._step(step)
+                self._progress("samples", step * samples_per_step, run.steps * samples_per_step, f"loss {loss:.4f}")
+                is_last = step == run.steps
+                if self._log is not None and step % run.log_every == 0:
+                    speed = (step - start) * samples_per_step / (time.monotonic() - began)
+                    self._log.show(step, "train", {"samples_per_second": speed})
+                if step % run.validate_every == 0 or is_last:
+                    self._validate(step)
+                if run.sample_every and (step % run.sample_every == 0 or is_last):
+                    self._sample(step)
+                if step % run.save_every == 0 or is_last or stop.is_set:
+                    self._save(step)
+                if stop.is_set:
+                    raise KeyboardInterrupt
+        self._accelerator.wait_for_everyone()
+        if self._accelerator.is_main_process:
+            with self._averaged():
+                self._task.write_result(self._folder.adapter(), self._summary(run.steps))
+            self._log.close()
+        self._accelerator.wait_for_everyone()
+        return {
+            "output": str(self._folder.folder),
+            "adapter": str(self._folder.adapter()),
+            "steps": run.steps,
+            "validation": self._validation,
+        }
+
+    def _step(self, step: int) -> float:
+        """One step of the optimiser; steps count from 1, forward passes from 0."""
+        accelerator, passes = self._accelerator, self._config.run.gradient_accumulation
+        logs = self._accelerator.is_main_process and step % self._config.run.log_every == 0
+        values: dict[str, float] = {}
+        for number in range((step - 1) * passes, step * passes):
+            is_last = number == step * passes - 1
+            with contextlib.nullcontext() if is_last else accelerator.no_sync(self._module):
+                terms, batch = self._task.loss_terms(self._module, number, step - 1)
+                means = self._checked_means(step, terms, batch)
+                values = {name: values.get(name, 0.0) + mean / passes for name, mean in means.items()}
+                weighted = {name: self._task.terms[name] * value.mean() for name, value in terms.items()}
+                norms = self._term_norms(weighted) if logs and is_last else {}
+                accelerator.backward(sum(weighted.values()) / passes)
+        norm = float(accelerator.clip_grad_norm_(self._weights, self._config.optimizer.max_grad_norm))
+        if not math.isfinite(norm) and accelerator.scaler is None:
+            self._stop_not_finite(step, "the gradient", batch.names)
+        self._optimizer.step()
+        self._schedule.step()
+        self._optimizer.zero_grad()
+        if self._average is not None:
+            self._average.step(self._weights)
+        loss = sum(self._task.terms[name] * value for name, value in values.items())
+        if logs:
+            learning_rate = self._schedule.get_last_lr()[0]
+            named = {"loss": loss, **values, "gradient_norm": norm, **norms, "learning_rate": learning_rate}
+            self._log.write(step, "train", named)
+        return loss
+
+    def _checked_means(self, step: int, terms: dict[str, torch.Tensor], batch: Targets) -> dict[str, float]:
+        """Mean of each term over all processes; the same on each, so that all stop together."""
+        local = torch.stack([value.detach().mean() for value in terms.values()])
+        means = dict(zip(terms, self._accelerator.reduce(local, "mean").tolist(), strict=True))
+        for name, mean in means.items():
+            if not math.isfinite(mean):
+                to_blame = (~terms[name].detach().isfinite()).tolist()
+                names = [file for file, is_bad in zip(batch.names, to_blame, strict=True) if is_bad]
+                self._stop_not_finite(step, f"the term {name}", gather_object(names))
+        return means
+
+    def _stop_not_finite(self, step: int, what: str, names: Any) -> None:
+        kept = self._folder.checkpoints()
+        raise TrainingError(
+            f"At step {step} {what} is not finite, for {', '.join(names)}. "
+            + (f"The last good checkpoint is {kept[-1]}. " if kept else "There is no checkpoint yet. ")
+            + 'Look at these photos, take a lower optimizer.learning_rate, or run.precision "fp32".'
+        )
+
+    def _term_norms(self, weighted: dict[str, torch.Tensor]) -> dict[str, float]:
+        """Norm of each term's own gradient, λ included, on this process; there is nothing to tell of one term."""
+        active = {name: value for name, value in weighted.items() if value.requires_grad}
+        if len(active) < 2:
+            return {}
+        norms = {}
+        for name, value in active.items():
+            gradients = torch.autograd.grad(value, self._weights, retain_graph=True, allow_unused=True)
+            present = [gradient.float().norm() for gradient in gradients if gradient is not None]
+            norms[f"gradient_norm_{name}"] = float(torch.stack(present).norm())
+        return norms
+
+    def _validate(self, step: int) -> None:
+        with self._averaged():
+            totals = self._task.validation_values(self._accelerator.autocast)
+        if not totals:
+            return
+        names = list(totals)
+        summed = torch.stack([totals[name] for name in names]).to(self._accelerator.device, torch.float32)
+        sums, counts = self._accelerator.reduce(summed, "sum").cpu().unbind(dim=1)
+        self._validation = {
+            name: total / count
+            for name, total, count in zip(names, sums.tolist(), counts.tolist(), strict=True)
+            if count
+        }
+        if self._log is not None:
+            self._log.write(step, "validation", self._validation)
+
+    def _sample(self, step: int) -> None:
+        if self._log is not None:
+            with self._averaged():
+                self._log.picture(step, self._task.sample_grid(self._accelerator.autocast))
+        self._accelerator.wait_for_everyone()
+
+    def _save(self, step: int) -> None:
+        if self._accelerator.is_main_process:
+            with self._averaged():
+                self._task.write_result(self._folder.adapter(step), self._summary(step))
+            scaler = self._accelerator.scaler
+            state = {
+                "step": step,
+                "module": self._task.module.state_dict(),
+                "optimizer": self._optimizer.state_dict(),
+                "schedule": self._schedule.state_dict(),
+                "average": self._average.state_dict() if self._average is not None else None,
+                "scaler": scaler.state_dict() if scaler is not None else None,
+                "validation": self._validation,
+            }
+            self._folder.save_checkpoint(step, state, keep=self._config.run.keep_checkpoints)
+        self._accelerator.wait_for_everyone()
+
+    def _resume(self) -> int:
+        """The step of the checkpoint that was loaded, or 0."""
+        state = self._folder.load_checkpoint()
+        if state is None:
+            return 0
+        self._task.module.load_state_dict(state["module"])
+        self._optimizer.load_state_dict(state["optimizer"])
+        self._schedule.load_state_dict(state["schedule"])
+        if self._average is not None:
+            self._average.load_state_dict(state["average"])
+            self._average.to(self._accelerator.device)
+        if self._accelerator.scaler is not None:
+            self._accelerator.scaler.load_state_dict(state["scaler"])
+        self._validation = state["validation"]
+        return state["step"]
+
+    def _summary(self, step: int) -> dict[str, Any]:
+        """For the metadata of the result: without times, hosts and paths."""
+        people = {
+            split: {"people": len(persons), "photos": sum(len(person.photos) for person in persons)}
+            for split, persons in (("train", self._people.train), ("test", self._people.test))
+        }
+        return {"steps": step, **people, "settings": self._folder.depends_on, "validation": self._validation}
+
+    @contextlib.contextmanager
+    def _averaged(self) -> Iterator[None]:
+        """The moving average in the place of the weights, where there is one."""
+        if self._average is None:
+            yield
+            return
+        self._average.store(self._weights)
+        self._average.copy_to(self._weights)
+        try:
+            yield
+        finally:
+            self._average.restore(self._weights)
+
+
+def _optimizer(settings: OptimizerSettings, weights: list[torch.nn.Parameter]) -> torch.optim.Optimizer:
+    kind: Any = torch.optim.AdamW
+    if settings.name == "adamw8bit":
+        try:
+            from bitsandbytes.optim import AdamW8bit as kind
+        except ImportError as error:
+            raise ValueError(
+                f'optimizer.name "adamw8bit" needs the package bitsandbytes ({error}): pip install bitsandbytes, or '
+                'take "adamw".'
+            ) from error
+    return kind(
+        weights, lr=settings.learning_rate, betas=settings.betas, weight_decay=settings.weight_decay
+    )
+
+
+class _Stop:
+    is_set = False
+
+
+@contextlib.contextmanager
+def _stop_requests(accelerator: Accelerator) -> Iterator[_Stop]:
+    """Ctrl-C and SIGTERM end the run after a checkpoint; a second one ends it at once.
+
+    Several processes would have to agree on the step; they end at once, and go on from their last checkpoint.
+    """
+    stop = _Stop()
+    before: dict[int, Any] = {}
+
+    def request(number: int, frame: FrameType | None) -> None:
+        if stop.is_set:
+            raise KeyboardInterrupt
+        stop.is_set = True
+
+    if accelerator.num_processes == 1:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            with contextlib.suppress(ValueError):  # not the main thread
+                before[number] = signal.signal(number, request)
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

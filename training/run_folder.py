@@ -1,0 +1,230 @@
+"""What a run leaves behind: its folder, its checkpoints, its log.
+
+```
+run.json            what the result depends on; a run with other settings is refused
+config.json         the resolved config of the last start
+starts.jsonl        when it was started, with which config and in which environment
+metrics.jsonl       losses, gradient norms and validations by step
+tensorboard/        the same, and the sample grids
+checkpoints/        to resume from; the newest ones
+adapters/           intermediate results
+samples/            sample grids
+```
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import platform
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+
+from .people import write_text
+
+FORMAT = 1
+PARTIAL = ".partial"
+
+PACKAGES = ("bolid", "torch", "diffusers", "transformers", "accelerate", "open-clip-torch", "bitsandbytes", "numpy")
+
+
+class TrainingError(RuntimeError):
+    """Training cannot go on; the message says why and what mends it."""
+
+
+class RunFolder:
+    """The folder of a run.
+
+    Args:
+        folder: `run.output`.
+        depends_on: everything that the result depends on; flat, JSON values.
+
+    Raises:
+        ValueError: the folder holds something else, or a run with other settings.
+    """
+
+    def __init__(self, folder: Path, depends_on: dict[str, Any]):
+        self.folder = folder
+        self.depends_on = json.loads(json.dumps(depends_on))
+        self._record = folder / "run.json"
+        if folder.exists() and not folder.is_dir():
+            raise ValueError(f"run.output is {folder}, which is a file. Give a folder.")
+        if self._record.is_file():
+            self._check_same(json.loads(self._record.read_bytes()))
+        elif folder.is_dir() and any(folder.iterdir()):
+            raise ValueError(
+                f"run.output is {folder}, which holds other files and no run. Give a new one: nothing is overwritten."
+            )
+
+    def _check_same(self, recorded: dict[str, Any]) -> None:
+        if recorded.get("format") != FORMAT:
+            raise ValueError(
+                f"{self.folder} holds a run of another version of BoLID (format {recorded.get('format')}; this one has "
+                f"{FORMAT}). Give another run.output."
+            )
+        before, now = recorded["depends_on"], self.depends_on
+        changed = [
+            f"{key} was {_shown(before.get(key))}, now {_shown(now.get(key))}"
+            for key in sorted({*before, *now})
+            if before.get(key) != now.get(key)
+        ]
+        if changed:
+            raise ValueError(
+                f"{self.folder} holds a run with other settings: {'; '.join(changed)}. Set them back to go on with it, "
+                "or give another run.output: nothing is overwritten."
+            )
+
+    def start(self, config: dict[str, Any], environment: dict[str, Any]) -> None:
+        """Write down that the run is started, or goes on."""
+        for name in ("checkpoints", "adapters", "samples"):
+            (self.folder / name).mkdir(parents=True, exist_ok=True)
+        for left in (self.folder / "checkpoints").glob(f".*{PARTIAL}"):
+            left.unlink()
+        write_text(self._record, _json({"format": FORMAT, "depends_on": self.depends_on}))
+        write_text(self.folder / "config.json", _json(config))
+        with (self.folder / "starts.jsonl").open("a", encoding="utf-8") as file:
+            entry = {"time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "config": config, "environment": environment}
+            file.write(json.dumps(entry) + "\n")
+
+    def adapter(self, step: int | None = None) -> Path:
+        """Where the result is written, or that of an earlier step."""
+        return self.folder / ("adapter.safetensors" if step is None else f"adapters/step-{step:08d}.safetensors")
+
+    # Checkpoints
+
+    def checkpoints(self) -> list[Path]:
+        """From the oldest to the newest."""
+        return sorted((self.folder / "checkpoints").glob("step-*.pt"))
+
+    def save_checkpoint(self, step: int, state: dict[str, Any], *, keep: int) -> None:
+        """Write a checkpoint in one step, then delete all but the newest `keep`.
+
+        Raises:
+            TrainingError: it could not be written; the earlier ones are still there.
+        """
+        path = self.folder / "checkpoints" / f"step-{step:08d}.pt"
+        partial = path.with_name(f".{path.name}{PARTIAL}")
+        try:
+            with partial.open("wb") as file:
+                torch.save(state, file)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(partial, path)
+        except (OSError, RuntimeError) as error:
+            kept = self.checkpoints()
+            raise TrainingError(
+                f"The checkpoint of step {step} could not be written ({error}). "
+                + (f"The last good one is {kept[-1]}. " if kept else "There is none yet. ")
+                + "Make room on the disk; the same command then goes on."
+            ) from error
+        finally:
+            partial.unlink(missing_ok=True)
+        for old in self.checkpoints()[:-keep]:
+            old.unlink()
+
+    def load_checkpoint(self) -> dict[str, Any] | None:
+        """The newest checkpoint, or None.
+
+        Raises:
+            ValueError: it is damaged.
+        """
+        checkpoints = self.checkpoints()
+        if not checkpoints:
+            return None
+        try:
+            return torch.load(checkpoints[-1], map_location="cpu", weights_only=True)
+        except Exception as error:  # damaged bytes raise nearly anything
+            raise ValueError(
+                f"The checkpoint {checkpoints[-1]} is damaged ({error}). Delete it; the same command then goes on from "
+                "the one before it, or from the start."
+            ) from error
+
+
+class RunLog:
+    """Numbers and pictures of a run, in metrics.jsonl and for TensorBoard.
+
+    Args:
+        folder: of the run.
+        step: that the run goes on from; later entries are those of a run that was cut off, and are dropped.
+    """
+
+    def __init__(self, folder: Path, *, step: int):
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._path = folder / "metrics.jsonl"
+        self._samples = folder / "samples"
+        lines = self._path.read_text(encoding="utf-8").splitlines() if self._path.is_file() else []
+        write_text(self._path, "".join(f"{line}\n" for line in lines if _step(line) <= step))
+        self._file = self._path.open("a", encoding="utf-8")
+        self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
+
+    def write(self, step: int, kind: str, values: dict[str, float]) -> None:
+        """Numbers of a step.
+
+        Args:
+            kind: "train" or "validation".
+        """
+        self._file.write(json.dumps({"step": step, "kind": kind, **values}) + "\n")
+        self._file.flush()
+        self.show(step, kind, values)
+
+    def show(self, step: int, kind: str, values: dict[str, float]) -> None:
+        """Numbers for TensorBoard alone, which are different each time."""
+        for name, value in values.items():
+            self._board.add_scalar(f"{kind}/{name}", value, step)
+
+    def picture(self, step: int, image: Image.Image) -> None:
+        """A sample grid."""
+        import numpy as np
+
+        path = self._samples / f"step-{step:08d}.png"
+        partial = path.with_name(f".{path.name}{PARTIAL}")
+        try:
+            image.save(partial, format="PNG")
+            os.replace(partial, path)
+        finally:
+            partial.unlink(missing_ok=True)
+        self._board.add_image("samples", np.asarray(image), step, dataformats="HWC")
+
+    def close(self) -> None:
+        """Write what is still held back."""
+        self._file.close()
+        self._board.close()
+
+
+def environment() -> dict[str, Any]:
+    """What a run computes with."""
+    versions = {}
+    for package in PACKAGES:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "packages": versions,
+        "threads": torch.get_num_threads(),
+        "devices": [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())],
+    }
+
+
+def _step(line: str) -> float:
+    """Of a line of metrics.jsonl; the last one may have been cut off."""
+    try:
+        return json.loads(line)["step"]
+    except (ValueError, KeyError, TypeError):
+        return float("inf")
+
+
+def _shown(value: Any) -> str:
+    return "not set" if value is None else json.dumps(value)
+
+
+def _json(values: Any) -> str:
+    return json.dumps(values, indent=1) + "\n"

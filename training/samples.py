@@ -1,0 +1,63 @@
+"""Sample grids: references, target, and what the adapter makes of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from diffusers import DDIMScheduler
+from PIL import Image, ImageDraw
+
+from .base import Denoiser
+
+Denoise = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+
+CELL = 192
+"""Side of a cell in pixels."""
+HEADER, GAP = 16, 4
+
+
+@torch.no_grad()
+def sampled_latents(
+    denoise: Denoise, noise: torch.Tensor, denoiser: Denoiser, *, steps: int, guidance_scale: float
+) -> torch.Tensor:
+    """Latents [1, C, h, w] by DDIM (https://arxiv.org/abs/2010.02502) with classifier-free guidance.
+
+    Args:
+        denoise: x_t [2, C, h, w] and timesteps [2] → predictions; the first without conditions, the second with them.
+        noise: [1, C, h, w].
+    """
+    scheduler = DDIMScheduler.from_config(denoiser.scheduler.config, clip_sample=False)
+    scheduler.set_timesteps(steps)
+    latents = noise * scheduler.init_noise_sigma
+    for timestep in scheduler.timesteps:
+        unconditional, conditional = denoise(
+            latents.expand(2, -1, -1, -1), timestep.to(latents.device).expand(2)
+        ).chunk(2)
+        prediction = unconditional + guidance_scale * (conditional - unconditional)
+        latents = scheduler.step(prediction, timestep, latents).prev_sample
+    return latents
+
+
+def to_image(picture: torch.Tensor) -> Image.Image:
+    """A picture [3, h, w] in -1 to 1."""
+    pixels = (picture.float() / 2 + 0.5).clamp(0, 1).mul(255).round().byte().movedim(0, -1).cpu().numpy()
+    return Image.fromarray(np.ascontiguousarray(pixels))
+
+
+def grid(rows: Sequence[Sequence[Image.Image | None]], columns: Sequence[str]) -> Image.Image:
+    """Pictures in rows under the names of their columns, each fitted into a square cell."""
+    width = len(columns) * (CELL + GAP) + GAP
+    sheet = Image.new("RGB", (width, HEADER + len(rows) * (CELL + GAP) + GAP), "white")
+    draw = ImageDraw.Draw(sheet)
+    for column, name in enumerate(columns):
+        draw.text((GAP + column * (CELL + GAP), 2), name, fill="black")
+    for row, pictures in enumerate(rows):
+        for column, image in enumerate(pictures):
+            if image is not None:
+                scale = CELL / max(image.size)
+                size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+                place = (GAP + column * (CELL + GAP), HEADER + GAP + row * (CELL + GAP))
+                sheet.paste(image.convert("RGB").resize(size, Image.Resampling.LANCZOS), place)
+    return sheet
