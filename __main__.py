@@ -126,10 +126,13 @@ def train_command(
     as_json: Json = False,
 ) -> None:
     """Train an adapter, or go on with a run that is in its output folder."""
-    with _told(RuntimeError):
+    from .training.run_folder import TrainingError
+
+    with _told(TrainingError):
         from .training.config import load_config
 
         loaded = load_config(config, overrides or ())
+        _hush_libraries()
         from .training.loop import train
 
         with _progress_bar() as progress:
@@ -145,6 +148,15 @@ def train_command(
 def main() -> None:
     """Run the command line."""
     app()
+
+
+def _hush_libraries() -> None:
+    """Their progress bars would run across ours."""
+    import diffusers.utils.logging
+    import transformers.utils.logging
+
+    diffusers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.disable_progress_bar()
 
 
 def _settings(**values: Any) -> PrepareSettings:
@@ -169,14 +181,14 @@ def _told(*kinds: type[Exception]) -> Iterator[None]:
     """
     from rich.logging import RichHandler
 
-    console = Console(stderr=True)
-    logging.basicConfig(
-        level=logging.INFO,
-        format="%(message)s",
-        handlers=[RichHandler(console=console, show_time=False, show_path=False)],
-    )
+    handler = RichHandler(console=Console(stderr=True), show_time=False, show_path=False)
+    # Other packages tell a lot that is of no use here.
+    handler.addFilter(lambda record: record.levelno >= logging.WARNING or record.name.startswith(__package__))
+    logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[handler])
     try:
         yield
+    except ModuleNotFoundError as error:
+        _fail(f"this command needs the package {error.name}: pip install 'bolid[train]'", 2)
     except (ValueError, OSError, *kinds) as error:
         _fail(str(error), 2)
     except KeyboardInterrupt:

@@ -59,11 +59,11 @@ def initial_adapter(
         adapter = build_adapter(layout)
     with torch.no_grad():
         for index, (key, value) in text_projections(unet).items():
-            face = adapter.ip_adapter[str(index)]
+            face: Any = adapter.ip_adapter[str(index)]
             face.to_k_ip.weight.copy_(key)
             face.to_v_ip.weight.copy_(value)
             if adapter.body_adapter is not None:
-                body = adapter.body_adapter[str(index)]
+                body: Any = adapter.body_adapter[str(index)]
                 body.to_k.weight.copy_(key)
                 body.to_v.weight.zero_()
     if initial is not None:

@@ -174,7 +174,7 @@ class AdapterTask:
         """
         run = self._config.run
         decode = self._decoder()
-        rows = []
+        rows, captions = [], []
         for number in range(run.sample_people):
             samples, keys = self._samples.batch(number)
             pair = self._batches.batch(self._samples.people, samples * 2, keys * 2, KEEP_ALL)
@@ -203,9 +203,10 @@ class AdapterTask:
             references = [read_picture(photos[n].path)[0] for n in samples[0].references[:SHOWN_REFERENCES]]
             target = photos[samples[0].target]
             shown = [*references, *[None] * (SHOWN_REFERENCES - len(references))]
+            captions.append(target.prepared.caption)
             rows.append([*shown, to_image(picture(read_picture(target.path)[0], target.placement)), *drawn])
         columns = [f"reference {number + 1}" for number in range(SHOWN_REFERENCES)]
-        return grid(rows, [*columns, "left out", "no adapter", "adapter"])
+        return grid(rows, [*columns, "left out", "no adapter", "adapter"], captions)
 
     def write_result(self, path: Path, training: dict[str, Any]) -> None:
         """Write the adapter file.

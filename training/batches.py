@@ -169,7 +169,7 @@ class Batches:
 
     def _body(
         self, references: Sequence[Photo], *, target_pose: torch.Tensor, with_image: bool
-    ) -> dict[str, torch.Tensor | None]:
+    ) -> dict[str, Any]:
         if not self._config.has_body:
             names = ("proportions", "seen", "target_pose", "body_image", "body_image_in_use")
             return dict.fromkeys(names)

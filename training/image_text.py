@@ -8,7 +8,6 @@ from typing import Any
 
 import open_clip
 import torch
-from torch import nn
 from torch.nn import functional
 
 from .config import LossSettings
@@ -26,7 +25,7 @@ class ImageText:
         mean, std: [3] of its preprocessing.
     """
 
-    model: nn.Module
+    model: Any
     tokenizer: Any
     size: int
     mean: torch.Tensor

@@ -151,7 +151,7 @@ class KeypointTask:
     @torch.no_grad()
     def sample_grid(self, autocast: Callable[[], AbstractContextManager[None]]) -> Image.Image:
         """Held-out photos with the true joints (green) and the found ones (red)."""
-        rows = []
+        rows, names = [], []
         for number in range(self._config.run.sample_people):
             (sample,), _ = self._samples.batch(number)
             photo = self._samples.people[sample.person].photos[sample.target]
@@ -163,7 +163,8 @@ class KeypointTask:
                     positions = self.module.network(self.module.latents(targets)).positions[0]
                 row.append(_with_joints(image, targets.joints[0], positions))
             rows.append(row)
-        return grid(rows, ["from latents", "from a guess"])
+            names.append(photo.name)
+        return grid(rows, ["from latents", "from a guess"], names)
 
     def write_result(self, path: Path, training: dict[str, Any]) -> None:
         """Write the network's file.

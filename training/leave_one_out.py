@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import bisect
+import math
 from collections import defaultdict
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
@@ -59,16 +61,21 @@ class LeaveOneOut:
         self._batch_size = batch_size
         self._key = seed, purpose
         self._epoch = lru_cache(maxsize=2)(self._plan)
+        # With one shape every epoch has the same length, and a run that goes on need not plan those before.
+        shapes = {shape for photos in buckets for shape in photos}
+        self._batches_per_epoch = math.ceil(len(buckets) / batch_size) if len(shapes) == 1 else None
         self._starts = [0]
 
     def batch(self, number: int) -> list[Sample]:
         """The samples of forward pass `number`, from 0 on without end."""
-        epoch = 0
-        while number >= self._starts[-1]:
-            self._starts.append(self._starts[-1] + len(self._epoch(len(self._starts) - 1)))
-        while self._starts[epoch + 1] <= number:
-            epoch += 1
-        return self._epoch(epoch)[number - self._starts[epoch]]
+        if self._batches_per_epoch is not None:
+            epoch, place = divmod(number, self._batches_per_epoch)
+        else:
+            while number >= self._starts[-1]:
+                self._starts.append(self._starts[-1] + len(self._epoch(len(self._starts) - 1)))
+            epoch = bisect.bisect_right(self._starts, number) - 1
+            place = number - self._starts[epoch]
+        return self._epoch(epoch)[place]
 
     def _plan(self, epoch: int) -> list[list[Sample]]:
         generator = keyed_generator(*self._key, epoch)

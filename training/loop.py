@@ -90,7 +90,7 @@ def train(config: TrainingConfig, progress: Progress = lambda stage, done, total
 
     Raises:
         ValueError, FileNotFoundError: something in the config cannot be used, or the run there is another one.
-        TrainingError: the loss is not finite, or the disk is full.
+        TrainingError: the loss is not finite, the disk is full, or the device has too little memory.
         KeyboardInterrupt: the run was stopped; a checkpoint is there.
     """
     dtype, mixed_precision = PRECISIONS[config.run.precision]
@@ -120,7 +120,13 @@ def train(config: TrainingConfig, progress: Progress = lambda stage, done, total
     if config.run.gradient_checkpointing:
         denoiser.unet.enable_gradient_checkpointing()
     task = method.task(config, people=people, features=features, denoiser=denoiser, share=share)
-    return _Run(config, accelerator, task, folder, people, share, progress).go()
+    try:
+        return _Run(config, accelerator, task, folder, people, share, progress).go()
+    except torch.cuda.OutOfMemoryError as error:
+        raise TrainingError(
+            f"The device has too little memory ({error}). Lower run.batch_size and raise run.gradient_accumulation, "
+            'set run.gradient_checkpointing = true, take run.precision "bf16", or a lower base.resolution.'
+        ) from error
 
 
 def _silent(stage: str, done: int, total: int, note: str = "") -> None:
@@ -192,6 +198,8 @@ class _Run:
                 f"{run.output} has a checkpoint of step {start}, but run.steps is {run.steps}. Set it to at least "
                 f"{start}, or give another run.output."
             )
+        if start == run.steps and self._folder.adapter().is_file():
+            return self._result()
         if self._accelerator.is_main_process:
             self._folder.start(resolved(config), environment())
             self._log = RunLog(self._folder.folder, step=start)
@@ -222,10 +230,13 @@ class _Run:
                 self._task.write_result(self._folder.adapter(), self._summary(run.steps))
             self._log.close()
         self._accelerator.wait_for_everyone()
+        return self._result()
+
+    def _result(self) -> dict[str, Any]:
         return {
             "output": str(self._folder.folder),
             "adapter": str(self._folder.adapter()),
-            "steps": run.steps,
+            "steps": self._config.run.steps,
             "validation": self._validation,
         }
 
@@ -370,7 +381,9 @@ def _optimizer(settings: OptimizerSettings, weights: list[torch.nn.Parameter]) -
     kind: Any = torch.optim.AdamW
     if settings.name == "adamw8bit":
         try:
-            from bitsandbytes.optim import AdamW8bit as kind
+            from bitsandbytes.optim import AdamW8bit
+
+            kind = AdamW8bit
         except ImportError as error:
             raise ValueError(
                 f'optimizer.name "adamw8bit" needs the package bitsandbytes ({error}): pip install bitsandbytes, or '
@@ -392,7 +405,7 @@ def _stop_requests(accelerator: Accelerator) -> Iterator[_Stop]:
     Several processes would have to agree on the step; they end at once, and go on from their last checkpoint.
     """
     stop = _Stop()
-    before: dict[int, Any] = {}
+    before: dict[signal.Signals, Any] = {}
 
     def request(number: int, frame: FrameType | None) -> None:
         if stop.is_set:
@@ -400,11 +413,11 @@ def _stop_requests(accelerator: Accelerator) -> Iterator[_Stop]:
         stop.is_set = True
 
     if accelerator.num_processes == 1:
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for kind in (signal.SIGINT, signal.SIGTERM):
             with contextlib.suppress(ValueError):  # not the main thread
-                before[number] = signal.signal(number, request)
+                before[kind] = signal.signal(kind, request)
     try:
         yield stop
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for kind, handler in before.items():
+            signal.signal(kind, handler)

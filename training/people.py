@@ -15,7 +15,7 @@ from pydantic import Field, ValidationError
 from ..models.keypoints import COCO_KEYPOINTS
 from .config import Count, Fraction, Section
 
-FORMAT = 1
+FORMAT: Literal[1] = 1
 PEOPLE_FILE = "people.json"
 
 DEFAULT_CAPTION = "a photo of a person"

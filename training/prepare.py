@@ -808,9 +808,9 @@ def _page(report: PrepareReport, people: Sequence[PreparedPerson], source: Path)
         ("Captions without a photo", [(one, "") for one in report.captions_without_photo]),
         ("Captions that name the person", [(one, "the text carries identity") for one in report.captions_with_name]),
     ]
-    for title, rows in notes:
-        if rows:
-            lines += [f"## {title}", "", *_table(("what", "why"), rows, ROWS_PER_REASON)]
+    for title, noted in notes:
+        if noted:
+            lines += [f"## {title}", "", *_table(("what", "why"), noted, ROWS_PER_REASON)]
     if report.captions_from_template:
         lines += [f"{report.captions_from_template} photos had no caption and got the template.", ""]
     return "\n".join(lines)

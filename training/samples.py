@@ -16,6 +16,7 @@ Denoise = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 CELL = 192
 """Side of a cell in pixels."""
 HEADER, GAP = 16, 4
+ROW = CELL + HEADER + GAP
 
 
 @torch.no_grad()
@@ -46,18 +47,23 @@ def to_image(picture: torch.Tensor) -> Image.Image:
     return Image.fromarray(np.ascontiguousarray(pixels))
 
 
-def grid(rows: Sequence[Sequence[Image.Image | None]], columns: Sequence[str]) -> Image.Image:
-    """Pictures in rows under the names of their columns, each fitted into a square cell."""
+def grid(
+    rows: Sequence[Sequence[Image.Image | None]], columns: Sequence[str], captions: Sequence[str]
+) -> Image.Image:
+    """Pictures in rows, each fitted into a square cell, under the names of the columns and above the row's caption."""
     width = len(columns) * (CELL + GAP) + GAP
-    sheet = Image.new("RGB", (width, HEADER + len(rows) * (CELL + GAP) + GAP), "white")
+    sheet = Image.new("RGB", (width, HEADER + len(rows) * ROW), "white")
     draw = ImageDraw.Draw(sheet)
     for column, name in enumerate(columns):
         draw.text((GAP + column * (CELL + GAP), 2), name, fill="black")
-    for row, pictures in enumerate(rows):
+    for row, (pictures, caption) in enumerate(zip(rows, captions, strict=True)):
+        # The built-in font has no other letters.
+        text = caption.encode("latin-1", errors="replace").decode("latin-1")
+        draw.text((GAP, HEADER + row * ROW + GAP + CELL), text, fill="black")
         for column, image in enumerate(pictures):
             if image is not None:
                 scale = CELL / max(image.size)
                 size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
-                place = (GAP + column * (CELL + GAP), HEADER + GAP + row * (CELL + GAP))
+                place = (GAP + column * (CELL + GAP), HEADER + GAP + row * ROW)
                 sheet.paste(image.convert("RGB").resize(size, Image.Resampling.LANCZOS), place)
     return sheet
