@@ -30,6 +30,9 @@ from .losses import (
     training_target,
 )
 
+FACE_EMBED_DIM = 512
+"""Width of ArcFace vectors."""
+
 
 def initial_adapter(
     config: AdapterTraining, denoiser: Denoiser, *, image_embed_dim: int, hidden_size: int
@@ -81,7 +84,7 @@ def face_features(settings: AdapterSettings) -> tuple[str, ...]:
     """Names of what the face branch reads, see `AdapterLayout.feature_widths`."""
     if settings.initial is not None:
         return tuple(_read_file(settings.initial).adapter.layout.feature_widths)
-    return ("image_embeds",) if settings.kind == "base" else ("hidden_states",)
+    return {"base": ("image_embeds",), "plus": ("hidden_states",), "faceid": ("face_embeds",)}[settings.kind]
 
 
 def _read_initial(path: Path, layers: dict[int, int], widths: dict[str, int], unet: Any) -> Adapter:
@@ -107,10 +110,10 @@ def _read_file(path: Path) -> AdapterFile:
     if not path.is_file():
         raise ValueError(f"adapter.initial is {path}, but there is no such file.")
     file = read_adapter(path)
-    if file.adapter.layout.face_embed_dim is not None or file.lora:
+    if file.lora:
         raise ValueError(
-            f"adapter.initial is {path.name}, a FaceID adapter. Training reads the image encoder alone: start from a "
-            "base, plus, plus-face or full-face adapter, or from fresh weights."
+            f"adapter.initial is {path.name}, a FaceID adapter with a LoRA, which changes the UNet itself. Training "
+            "leaves the UNet as it is: start from an adapter without one, or from fresh weights."
         )
     return file
 
@@ -124,6 +127,14 @@ def _fresh_layout(
             kind="base",
             num_tokens=settings.num_tokens or 4,
             image_embed_dim=widths["image_embed_dim"],
+            **common,
+        )
+    if settings.kind == "faceid":
+        return AdapterLayout(
+            kind="faceid",
+            num_tokens=settings.num_tokens or 4,
+            face_embed_dim=FACE_EMBED_DIM,
+            inner_dim=2 * FACE_EMBED_DIM,
             **common,
         )
     return AdapterLayout(

@@ -21,7 +21,7 @@ from .base import Denoiser, image_encoder_config, load_autoencoder, to_pictures
 from .batches import KEEP_ALL, VALIDATION, Batch, Batches
 from .config import AdapterTraining
 from .data import ONE_ROW, Draws, Share, Totals
-from .features import Features, People
+from .features import Features, People, with_faces
 from .fingerprint import file_hash, model_fingerprint
 from .image_text import image_text_fingerprint, load_image_text
 from .pictures import picture
@@ -42,7 +42,15 @@ def fill_cache(config: AdapterTraining, people: People, features: Features) -> N
     features.fill_latents(photos)
     features.fill_text(texts)
     usable = [photo for photo in photos if photo.usable]
-    crops = {name: [(photo, photo.face_crop) for photo in usable] for name in face_features(config.adapter)}
+    names = face_features(config.adapter)
+    if "face_embeds" in names:
+        if config.base.face_pack is None:
+            raise ValueError(
+                "This adapter reads ArcFace vectors: set base.face_pack to the folder of an insightface pack, such as "
+                "models/insightface/models/buffalo_l."
+            )
+        features.fill_faces(photos)
+    crops = {name: [(photo, photo.face_crop) for photo in usable] for name in names if name != "face_embeds"}
     if config.has_body:
         shown = [(photo, photo.body_crop) for photo in usable if photo.body_crop is not None]
         crops["hidden_states"] = crops.get("hidden_states", []) + shown
@@ -67,11 +75,15 @@ class AdapterTask:
     Attributes:
         module: `AdapterStep`.
         terms: names of the loss's terms, and their λ.
+        people: those of the data set that can be used.
     """
 
     def __init__(
         self, config: AdapterTraining, *, people: People, features: Features, denoiser: Denoiser, share: Share
     ):
+        if "face_embeds" in face_features(config.adapter):
+            people = with_faces(people, features)
+        self.people = people
         self._config = config
         self._features = features
         self._denoiser = denoiser
@@ -265,6 +277,8 @@ def result_depends_on(config: AdapterTraining) -> dict[str, str]:
             if not path.is_file():
                 raise ValueError(f"{key} is {path}, but there is no such file.")
             found[key] = file_hash(path)
+    if config.base.face_pack is not None:
+        found["base.face_pack"] = model_fingerprint(config.base.face_pack)
     if config.loss.clip or config.loss.clip_image:
         found["loss.clip_model"] = image_text_fingerprint(config.loss)
     return found

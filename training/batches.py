@@ -150,7 +150,7 @@ class Batches:
         return Batch(
             **drawn,
             features={
-                name: torch.stack([features.image(name, photo, photo.face_crop) for photo in references])
+                name: torch.stack([features.reference(name, photo) for photo in references])
                 for name in self._feature_names
             },
             in_use=torch.ones(len(references), dtype=torch.bool),

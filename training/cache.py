@@ -46,15 +46,16 @@ class TensorStore:
         self._open: OrderedDict[str, Any] = OrderedDict()
         self._checked: set[str] = set()
         self._shards: dict[str, dict[str, Any]] = {}
+        self._places: dict[str, str] = {}
         if self._manifest.is_file():
             try:
-                self._shards = json.loads(self._manifest.read_text())["shards"]
-            except (ValueError, KeyError, TypeError) as error:
+                self._shards = json.loads(self._manifest.read_bytes())["shards"]
+                self._places = {key: name for name, shard in self._shards.items() for key in shard["keys"]}
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
                 raise ValueError(
                     f"{self._manifest} is damaged ({error}). Delete {self.folder} to compute it anew."
                 ) from None
         self._depends_on = json.loads(text)
-        self._places = {key: name for name, shard in self._shards.items() for key in shard["keys"]}
 
     def missing(self, keys: Iterable[str]) -> list[str]:
         """Keys that are not stored yet, each once, in their order."""
@@ -66,6 +67,9 @@ class TensorStore:
         Args:
             compute: the tensors of one key.
             advance: called after each.
+
+        Raises:
+            OSError: a shard could not be written; the earlier ones are still there.
         """
         for start in range(0, len(missing), SHARD_ENTRIES):
             entries = {}
@@ -113,6 +117,11 @@ class TensorStore:
             named = {f"{key}/{part}": tensor for key, parts in entries.items() for part, tensor in parts.items()}
             save_file({name: tensor.contiguous() for name, tensor in named.items()}, partial)
             os.replace(partial, self.folder / name)
+        except (OSError, SafetensorError) as error:
+            raise OSError(
+                f"The cache file {self.folder / name} could not be written ({error}). Make room on the disk; the same "
+                "command then goes on."
+            ) from error
         finally:
             partial.unlink(missing_ok=True)
         self._shards[name] = {

@@ -22,6 +22,7 @@ else:
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[float, Field(gt=0.0)]
 NotNegative = Annotated[float, Field(ge=0.0)]
+BelowOne = Annotated[float, Field(ge=0.0, lt=1.0)]
 Count = Annotated[int, Field(ge=1)]
 NotNegativeCount = Annotated[int, Field(ge=0)]
 
@@ -29,7 +30,7 @@ NotNegativeCount = Annotated[int, Field(ge=0)]
 class Section(BaseModel):
     """Settings that belong together: unknown keys are errors, and values do not change."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class DataSettings(Section):
@@ -56,12 +57,14 @@ class BaseSettings(Section):
     Attributes:
         path: folder in diffusers' format (unet, vae, text_encoder, tokenizer, scheduler).
         image_encoder: folder in transformers' format (`CLIPVisionModelWithProjection`).
+        face_pack: folder with the .onnx files of an insightface pack, for adapters that read ArcFace vectors.
         resolution: side of a square training picture in pixels; with buckets, pictures have at most its area.
         family: of the adapter file: "sd15", "sdxl" or another name; told by the UNet if not given.
     """
 
     path: Path
     image_encoder: Path
+    face_pack: Path | None = None
     resolution: Annotated[int, Field(ge=32, le=4096, multiple_of=8)] = 512
     family: str = ""
 
@@ -80,8 +83,9 @@ class AdapterSettings(Section):
 
     Attributes:
         initial: public IP-Adapter or BoLID file to start from; what it lacks starts fresh.
-        kind: layout of a fresh face branch.
-        num_tokens: tokens of a fresh face branch; 4 for base, 16 for plus if not given.
+        kind: layout of a fresh face branch: "base" reads the image encoder's embeddings, "plus" its hidden states,
+            "faceid" ArcFace vectors.
+        num_tokens: tokens of a fresh face branch; 4, or 16 for plus, if not given.
         inner_dim, depth: of a fresh resampler ("plus").
         aggregator_depth: self-attention blocks; 0 averages the photos. 2 for method "self_attention", otherwise 0, if
             not given.
@@ -89,7 +93,7 @@ class AdapterSettings(Section):
     """
 
     initial: Path | None = None
-    kind: Literal["base", "plus"] = "base"
+    kind: Literal["base", "plus", "faceid"] = "base"
     num_tokens: Count | None = None
     inner_dim: Annotated[int, Field(ge=64, multiple_of=64)] = 768
     depth: Count = 4
@@ -156,11 +160,11 @@ class OptimizerSettings(Section):
     name: Literal["adamw", "adamw8bit"] = "adamw"
     learning_rate: Positive = 1e-4
     weight_decay: NotNegative = 0.01
-    betas: tuple[Fraction, Fraction] = (0.9, 0.999)
+    betas: tuple[BelowOne, BelowOne] = (0.9, 0.999)
     schedule: Literal["constant", "cosine"] = "constant"
     warmup_steps: NotNegativeCount = 0
     max_grad_norm: Positive = 1.0
-    ema_decay: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    ema_decay: BelowOne = 0.0
 
 
 class RunSettings(Section):
@@ -225,7 +229,7 @@ class AdapterTraining(Section):
         from ..models.self_attention import PHOTOS  # torch takes its time, and `bolid --help` has none
 
         alone = self.dropping.text + self.dropping.face + self.has_body * self.dropping.body + self.dropping.all
-        if alone > 1:
+        if alone > 1 + 1e-9:  # decimal fractions do not add up exactly
             raise ValueError(f"the probabilities text, face, body and all of dropping add up to {alone:g}, more than 1")
         if self.method == "ip_adapter" and self.aggregator_depth:
             raise ValueError('adapter.aggregator_depth needs method "self_attention" or "bolid", not "ip_adapter"')
@@ -283,7 +287,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> TrainingConf
         ValueError: not TOML, or a key or value that is not known; the message names all of them, and the nearest key.
     """
     try:
-        values = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        values = tomllib.loads(Path(path).read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise ValueError(f"There is no config file {path}. Examples are in training/configs.") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -346,8 +350,11 @@ def _all_keys(section: type[BaseModel], prefix: str = "") -> Iterable[str]:
 
 
 def _nearest(place: Sequence[str], known: Sequence[str]) -> str | None:
-    """The known key that was probably meant: one of the same table, or of the same name in another."""
-    table = "".join(f"{name}." for name in place[:-1])
-    siblings = [key for key in known if key.startswith(table) and "." not in key.removeprefix(table)]
-    found = difflib.get_close_matches(".".join(place), siblings, n=1)
-    return next(iter(found + [key for key in known if key.split(".")[-1] == place[-1]]), None)
+    """The known key that was probably meant: one of the same name in another table, or a similar one."""
+    *tables, name = place
+    if elsewhere := [key for key in known if key.split(".")[-1] == name]:
+        return elsewhere[0]
+    table = "".join(f"{table}." for table in tables)
+    siblings = [key.removeprefix(table) for key in known if key.startswith(table)]
+    found = difflib.get_close_matches(name, [key for key in siblings if "." not in key], n=1)
+    return table + found[0] if found else None

@@ -34,7 +34,6 @@ class Share:
     def all_rows(self) -> int:
         return self.processes * self.batch_size
 
-
     def even_timesteps(self, number: int, batches: int) -> torch.Tensor:
         """Timesteps of this process's rows of batch `number`, evenly spread over all rows of so many batches."""
         places = torch.tensor([number * self.all_rows + row + 0.5 for row in self.rows])

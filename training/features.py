@@ -8,7 +8,7 @@ import json
 import logging
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from ..detectors.crops import FACE_MARGIN, PERSON_MARGIN, crop_for_encoder
+from ..detectors.faces import InsightFaceAnalysis
 from ..detectors.photos import read_picture
 from .base import (
     SECOND_TEXT_ENCODER,
@@ -130,8 +131,7 @@ def load_people(data: DataSettings, base: BaseSettings) -> People:
             )
             for photo in person.photos
         )
-        usable = sum(photo.usable for photo in photos)
-        if any(usable > photo.usable for photo in photos):
+        if _can_be_drawn(photos):
             found[person.split].append(Person(name=person.name, photos=photos))
         else:
             logger.warning("%s is left out: data.crop is %r, and no photo shows one.", person.name, data.crop)
@@ -144,6 +144,40 @@ def load_people(data: DataSettings, base: BaseSettings) -> People:
         logger.warning("%s holds nobody out, so nothing is validated; see test_share of bolid prepare.", data.path)
     text = json.dumps([person.model_dump(mode="json") for person in prepared.people], sort_keys=True)
     return People(**found, fingerprint=hashlib.sha256(text.encode()).hexdigest())
+
+
+def with_faces(people: People, features: Features) -> People:
+    """The same people, with only those photos as references in which insightface finds a face.
+
+    Raises:
+        ValueError: nobody to train on is left.
+    """
+
+    def kept(persons: list[Person]) -> list[Person]:
+        found = [
+            replace(
+                person,
+                photos=tuple(
+                    replace(photo, usable=features.face_embeds(photo) is not None) for photo in person.photos
+                ),
+            )
+            for person in persons
+        ]
+        return [person for person in found if _can_be_drawn(person.photos)]
+
+    result = replace(people, train=kept(people.train), test=kept(people.test))
+    lost = len(people.train) + len(people.test) - len(result.train) - len(result.test)
+    if lost:
+        logger.warning("%d people are left out: insightface finds no face in their photos.", lost)
+    if not result.train:
+        raise ValueError("There is nobody to train on: insightface finds no face in the photos of the train split.")
+    return result
+
+
+def _can_be_drawn(photos: Sequence[Photo]) -> bool:
+    """Whether a photo may be the target: another one may be a reference."""
+    usable = sum(photo.usable for photo in photos)
+    return any(usable > photo.usable for photo in photos)
 
 
 def _crop(photo: PreparedPhoto, crop: str) -> Crop:
@@ -161,9 +195,12 @@ def check_photos(photos: Sequence[Photo], record: Path, progress: Progress) -> N
         record: file that remembers size and time of what was checked.
 
     Raises:
-        ValueError: a photo has changed or is gone; the message names some.
+        ValueError: a photo has changed or is gone; the message names some. Or the record is damaged.
     """
-    seen: dict[str, Any] = json.loads(record.read_bytes()) if record.is_file() else {}
+    try:
+        seen: dict[str, Any] = json.loads(record.read_bytes()) if record.is_file() else {}
+    except ValueError as error:
+        raise ValueError(f"{record} is damaged ({error}). Delete it: the photos are then checked anew.") from None
     checked, problems = {}, []
     for number, photo in enumerate(photos):
         progress("photos", number, len(photos))
@@ -298,6 +335,33 @@ class Features:
     def clip_image(self, photo: Photo) -> torch.Tensor:
         """[E] of a target, by the network of L_clip."""
         return self._stores["clip_image"].get(_latents_key(photo))["clip_image"]
+
+    def fill_faces(self, photos: Sequence[Photo]) -> None:
+        """Cache what `face_embeds` returns."""
+        store = self._open("face_embeds", {"face_pack": model_fingerprint(self.base.face_pack)})
+        by_key = {photo.prepared.sha256: photo for photo in photos}
+
+        def load() -> Callable[[str], Tensors]:
+            # insightface wants packs in a folder "models".
+            pack = self.base.face_pack.resolve()
+            analysis = InsightFaceAnalysis(root=pack.parent.parent, model_pack=pack.name)
+
+            def encode(key: str) -> Tensors:
+                faces = analysis.detect(np.array(read_picture(by_key[key].path)[0]))
+                return {"face_embeds": torch.from_numpy(faces[0].embedding) if faces else torch.zeros(0)}
+
+            return encode
+
+        self._fill(store, "faces", by_key, load)
+
+    def face_embeds(self, photo: Photo) -> torch.Tensor | None:
+        """[512] L2-normalised ArcFace vector of the largest face of a photo, or None without one."""
+        embeds = self._stores["face_embeds"].get(photo.prepared.sha256)["face_embeds"]
+        return embeds if len(embeds) else None
+
+    def reference(self, name: str, photo: Photo) -> torch.Tensor:
+        """What the face branch reads of a reference: image_embeds [D], hidden_states [T, H] or face_embeds [512]."""
+        return self.face_embeds(photo) if name == "face_embeds" else self.image(name, photo, photo.face_crop)
 
     def latents(self, photo: Photo) -> Tensors:
         """`mean` and `std` [C, h, w] of the scaled latents of a target, float32."""

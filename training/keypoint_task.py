@@ -98,6 +98,7 @@ class KeypointTask:
     Attributes:
         module: `KeypointStep`.
         terms: names of the loss's terms, and their weights.
+        people: those of the data set that can be used.
     """
 
     terms = {"position": POSITION, "heatmap": HEATMAP, "presence": PRESENCE}
@@ -105,6 +106,7 @@ class KeypointTask:
     def __init__(
         self, config: KeypointTraining, *, people: People, features: Features, denoiser: Denoiser, share: Share
     ):
+        self.people = people
         self._config = config
         self._features = features
         settings = config.network

@@ -49,6 +49,7 @@ FREE = {
     "data.cache",
     "base.path",
     "base.image_encoder",
+    "base.face_pack",
     "adapter.initial",
     "loss.keypoint_network",
     "loss.clip_model",
@@ -63,10 +64,12 @@ class Task(Protocol):
     Attributes:
         module: its parameters are what is trained.
         terms: names of the loss's terms, and their λ.
+        people: those of the data set that can be used.
     """
 
     module: torch.nn.Module
     terms: dict[str, float]
+    people: People
 
     def loss_terms(
         self, module: torch.nn.Module, number: int, step: int
@@ -121,7 +124,7 @@ def train(config: TrainingConfig, progress: Progress = lambda stage, done, total
         denoiser.unet.enable_gradient_checkpointing()
     task = method.task(config, people=people, features=features, denoiser=denoiser, share=share)
     try:
-        return _Run(config, accelerator, task, folder, people, share, progress).go()
+        return _Run(config, accelerator, task, folder, share, progress).go()
     except torch.cuda.OutOfMemoryError as error:
         raise TrainingError(
             f"The device has too little memory ({error}). Lower run.batch_size and raise run.gradient_accumulation, "
@@ -164,7 +167,6 @@ class _Run:
         accelerator: Accelerator,
         task: Task,
         folder: RunFolder,
-        people: People,
         share: Share,
         progress: Progress,
     ):
@@ -172,7 +174,6 @@ class _Run:
         self._accelerator = accelerator
         self._task = task
         self._folder = folder
-        self._people = people
         self._share = share
         self._progress = progress
         self._weights = list(task.module.parameters())
@@ -359,7 +360,7 @@ class _Run:
         """For the metadata of the result: without times, hosts and paths."""
         people = {
             split: {"people": len(persons), "photos": sum(len(person.photos) for person in persons)}
-            for split, persons in (("train", self._people.train), ("test", self._people.test))
+            for split, persons in (("train", self._task.people.train), ("test", self._task.people.test))
         }
         return {"steps": step, **people, "settings": self._folder.depends_on, "validation": self._validation}
 

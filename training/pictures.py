@@ -65,10 +65,12 @@ def place(photo: PreparedPhoto, sizes: Sequence[Size]) -> Placement:
 
 
 def _start(length: int, kept: int, low: float, high: float) -> int:
-    """Where the cut begins: in the middle, or as near to it as keeps `low` to `high` (fractions of the length)."""
-    start = (length - kept) // 2
-    start = min(start, math.floor(low * length))
-    start = max(start, math.ceil(high * length) - kept)
+    """Where the cut begins: in the middle, or as near to it as keeps `low` to `high` (fractions of the length).
+
+    Where they do not fit, as much is cut off below as above.
+    """
+    first, last = math.ceil(high * length) - kept, math.floor(low * length)
+    start = min(max((length - kept) // 2, first), last) if first <= last else (first + last) // 2
     return min(max(start, 0), length - kept)
 
 

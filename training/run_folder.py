@@ -55,7 +55,11 @@ class RunFolder:
         if folder.exists() and not folder.is_dir():
             raise ValueError(f"run.output is {folder}, which is a file. Give a folder.")
         if self._record.is_file():
-            self._check_same(json.loads(self._record.read_bytes()))
+            try:
+                recorded = json.loads(self._record.read_bytes())
+            except ValueError as error:
+                raise ValueError(f"{self._record} is damaged ({error}). Give another run.output.") from None
+            self._check_same(recorded)
         elif folder.is_dir() and any(folder.iterdir()):
             raise ValueError(
                 f"run.output is {folder}, which holds other files and no run. Give a new one: nothing is overwritten."
