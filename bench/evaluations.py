@@ -1,4 +1,4 @@
-"""Model evaluations inside ComfyUI's real sampling, one at a time, of several models in turn."""
+"""Timing of several actions in turn, and model evaluations inside ComfyUI's real sampling."""
 
 from __future__ import annotations
 
@@ -13,23 +13,41 @@ Evaluate = Callable[[], torch.Tensor]
 SIGMA = 5.0
 ROUNDS = 40
 
+TRAINING_ROUNDS = 5
+"""A training step takes seconds to minutes on a CPU."""
+
+MEMORY_RESERVE = 1_500_000_000
+"""Bytes left to the rest of the machine."""
+
+
+def seconds_in_turns(actions: Sequence[Callable[[], object]], rounds: int) -> list[list[float]]:
+    """Seconds of every action in each round, after one run of each that does not count."""
+    seconds: list[list[float]] = [[] for _ in actions]
+    for action in actions:  # warm up
+        action()
+    for number in range(rounds):
+        # The order changes from round to round, so that no design always runs on a warmer machine.
+        for offset in range(len(actions)):
+            position = (number + offset) % len(actions)
+            _wait_for_device()
+            start = time.perf_counter()
+            actions[position]()
+            _wait_for_device()
+            seconds[position].append(time.perf_counter() - start)
+    return seconds
+
+
+def _wait_for_device() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
 
 def interleaved_seconds(models: Sequence[Any], latent_size: int) -> list[list[float]]:
     """Seconds of one evaluation, for every model and round; the models take turns in each of `ROUNDS` rounds."""
-    seconds: list[list[float]] = [[] for _ in models]
-
-    def rounds(evaluations: list[Evaluate]) -> None:
-        for evaluate in evaluations:  # warm up
-            evaluate()
-        for number in range(ROUNDS):
-            # The order changes from round to round, so that no design always runs on a warmer machine.
-            for offset in range(len(evaluations)):
-                position = (number + offset) % len(evaluations)
-                start = time.perf_counter()
-                evaluations[position]()
-                seconds[position].append(time.perf_counter() - start)
-
-    inside_sampling(models, latent_size, rounds)
+    seconds: list[list[float]] = []
+    inside_sampling(
+        models, latent_size, lambda evaluations: seconds.extend(seconds_in_turns(evaluations, ROUNDS))
+    )
     return seconds
 
 
@@ -47,6 +65,17 @@ def counted_operations(models: Sequence[Any], latent_size: int) -> list[int]:
 
     inside_sampling(models, latent_size, count)
     return counts
+
+
+def limit_memory() -> None:
+    """Make allocations fail where the machine's free memory, less a reserve, would be exceeded: nobody is killed."""
+    import resource
+
+    import psutil
+
+    used, available = psutil.Process().memory_info().data, psutil.virtual_memory().available
+    _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    resource.setrlimit(resource.RLIMIT_DATA, (used + max(0, available - MEMORY_RESERVE), hard))
 
 
 def inside_sampling(models: Sequence[Any], latent_size: int, action: Callable[[list[Evaluate]], None]) -> None:

@@ -6,14 +6,20 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from ..models.adapter import Adapter, AdapterLayout, BodyLayout
 from ..models.body import Body
 from ..models.build import build_adapter
+from ..models.keypoints import JOINTS
 from ..models.references import Embeds
+
+if TYPE_CHECKING:
+    from ..training.base import Denoiser
+    from ..training.batches import Batch
+    from ..training.config import AdapterTraining
 
 
 def prepare_comfyui() -> None:
@@ -76,15 +82,20 @@ def unet_model(family: str, *, on_meta: bool = False) -> Any:
     config.set_inference_dtype(torch.float32, None)
     model = config.get_model({}, device="meta" if on_meta else "cpu")
     if not on_meta:
-        with torch.no_grad():
-            generator = torch.Generator().manual_seed(0)
-            for parameter in model.diffusion_model.parameters():
-                if parameter.ndim < 2:
-                    parameter.fill_(0.5)
-                else:
-                    parameter.normal_(std=parameter[0].numel() ** -0.5, generator=generator)
+        _randomise(model.diffusion_model)
     device = comfy.model_management.get_torch_device()
     return comfy.model_patcher.ModelPatcher(model, load_device=device, offload_device=torch.device("cpu"))
+
+
+@torch.no_grad()
+def _randomise(module: torch.nn.Module) -> None:
+    generator: torch.Generator | None = None
+    for parameter in module.parameters():
+        generator = generator or torch.Generator(parameter.device).manual_seed(0)
+        if parameter.ndim < 2:
+            parameter.fill_(0.5)
+        else:
+            parameter.normal_(std=parameter[0].numel() ** -0.5, generator=generator)
 
 
 def adapter_layout(kind: str, model: Any) -> AdapterLayout:
@@ -201,3 +212,135 @@ def write_adapter(path: Path, layout: AdapterLayout, *, dtype: torch.dtype = tor
     with torch.device("meta"):
         shapes = {name: tensor.shape for name, tensor in build_adapter(layout).state_dict().items()}
     save_file({name: torch.full(shape, 0.01, dtype=dtype) for name, shape in shapes.items()}, path)
+
+
+# For training
+
+
+DIFFUSERS_UNETS: dict[str, dict[str, Any]] = {
+    "sd15": {"block_out_channels": (320, 640, 1280, 1280), "attention_head_dim": 8, "cross_attention_dim": 768},
+    "sdxl": {
+        "block_out_channels": (320, 640, 1280),
+        "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+        "transformer_layers_per_block": (1, 2, 10),
+        "attention_head_dim": (5, 10, 20),
+        "use_linear_projection": True,
+        "cross_attention_dim": 2048,
+        "addition_embed_type": "text_time",
+        "addition_time_embed_dim": 256,
+        "projection_class_embeddings_input_dim": 2816,
+    },
+}
+IMAGE_EMBED_DIM, IMAGE_HIDDEN_SIZE = 1024, 1280
+"""Of CLIP ViT-H/14."""
+
+POOLED_TEXT_DIM, LATENT_FACTOR = 1280, 8
+
+
+def training_device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def random_denoiser(
+    family: str, *, device: torch.device, dtype: torch.dtype = torch.float32, tiny: bool = False
+) -> Denoiser:
+    """A frozen UNet of real size; its weights are made where they stay, so that none are held twice."""
+    from diffusers import DDPMScheduler, UNet2DConditionModel
+    from diffusers.utils import logging
+
+    from ..training.base import Denoiser
+
+    logging.set_verbosity_error()
+    sizes = dict(DIFFUSERS_UNETS[family])
+    if tiny:
+        sizes["block_out_channels"] = tuple(channels // 10 for channels in sizes["block_out_channels"])
+        sizes["attention_head_dim"] = 8
+    with torch.device("meta"):
+        unet = UNet2DConditionModel(**sizes)
+    unet = unet.to(dtype).to_empty(device=device).eval().requires_grad_(False)
+    _randomise(unet)
+    scheduler = DDPMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False)
+    scheduler.alphas_cumprod = scheduler.alphas_cumprod.to(device)
+    return Denoiser(unet=unet, scheduler=scheduler)
+
+
+def same_denoiser(denoiser: Denoiser) -> Denoiser:
+    """A UNet of the same weights, to which other branches can be attached."""
+    with torch.device("meta"):
+        unet = type(denoiser.unet).from_config(denoiser.unet.config)
+    unet.load_state_dict(denoiser.unet.state_dict(), assign=True)
+    return replace(denoiser, unet=unet.eval().requires_grad_(False))
+
+
+def random_autoencoder(*, tiny: bool = False) -> Any:
+    """The VAE of SD1.5."""
+    from diffusers import AutoencoderKL
+
+    widths = (32, 32, 32, 32) if tiny else (128, 256, 512, 512)
+    return (
+        AutoencoderKL(
+            block_out_channels=widths,
+            down_block_types=("DownEncoderBlock2D",) * len(widths),
+            up_block_types=("UpDecoderBlock2D",) * len(widths),
+            layers_per_block=2,
+            latent_channels=4,
+            scaling_factor=0.18215,
+        )
+        .eval()
+        .requires_grad_(False)
+    )
+
+
+def training_config(
+    method: str, *, data: Path, base: Path, image_encoder: Path, **base_settings: Any
+) -> AdapterTraining:
+    """A config with defaults; the paths need not exist where only models in memory are trained."""
+    from ..training.config import AdapterTraining
+
+    return AdapterTraining(
+        method=method,
+        run={"output": data / "run"},
+        data={"path": data},
+        base={"path": base, "image_encoder": image_encoder, **base_settings},
+    )
+
+
+def training_batch(
+    denoiser: Denoiser, *, resolution: int, timestep: int, references: int = 9, clip_width: int = 1
+) -> Batch:
+    """One target and its references, everything that a step may read of them."""
+    from ..training.batches import Batch
+
+    config, size, given = denoiser.unet.config, resolution // LATENT_FACTOR, body(references)
+    generator = torch.Generator().manual_seed(4)
+
+    def normal(*shape: int) -> torch.Tensor:
+        return torch.randn(1, *shape, generator=generator)
+
+    yes, cells = torch.tensor([True]), given.hidden_states.flatten(0, 1).unsqueeze(0)
+    joints = torch.rand(1, len(JOINTS), 3, generator=generator)
+    joints[..., 2] = 1.0
+    return Batch(
+        names=("photo",),
+        latents=normal(4, size, size),
+        noise=normal(4, size, size),
+        timesteps=torch.tensor([timestep]),
+        text=normal(77, config.cross_attention_dim),
+        pooled_text=normal(POOLED_TEXT_DIM) if config.addition_embed_type else None,
+        time_ids=torch.tensor([[resolution, resolution, 0, 0, resolution, resolution]], dtype=torch.float32),
+        joints=joints,
+        features={"image_embeds": normal(references, IMAGE_EMBED_DIM)},
+        in_use=torch.ones(1, references, dtype=torch.bool),
+        places=torch.arange(references).unsqueeze(0),
+        has_text=yes,
+        has_face=yes,
+        has_body=yes,
+        proportions=given.proportions.unsqueeze(0),
+        seen=given.seen.unsqueeze(0),
+        target_pose=joints,
+        body_image=cells,
+        body_image_in_use=torch.ones(cells.shape[:2], dtype=torch.bool),
+        clip_text=torch.nn.functional.normalize(normal(clip_width), dim=-1),
+        clip_image=None,
+    )

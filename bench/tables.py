@@ -23,5 +23,19 @@ def median_and_interval(values: Sequence[float], *, resamples: int = 2000) -> tu
     return statistics.median(values), medians[int(0.025 * resamples)], medians[int(0.975 * resamples)]
 
 
+def median_and_range(values: Sequence[float]) -> str:
+    """Of too few values for an interval."""
+    return f"{statistics.median(values):.3f} ({min(values):.3f} to {max(values):.3f})"
+
+
+def ratios(seconds: Sequence[float], others: Sequence[float]) -> list[float]:
+    """Of pairs from the same round."""
+    return [one / other for one, other in zip(seconds, others, strict=True)]
+
+
+def gigabytes(count: float) -> str:
+    return f"{count / 1e9:.2f} GB"
+
+
 def megabytes(count: int) -> str:
     return f"{count / 1e6:.2f} MB"

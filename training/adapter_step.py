@@ -57,6 +57,8 @@ def initial_adapter(
         aggregator_depth=config.aggregator_depth,
         body=BodyLayout(hidden_size=hidden_size, **settings.body.model_dump()) if config.has_body else None,
     )
+    if initial is not None:
+        _check_parts(settings.initial.name, initial.layout, layout)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.run.seed)
         adapter = build_adapter(layout)
@@ -70,13 +72,7 @@ def initial_adapter(
                 body.to_k.weight.copy_(key)
                 body.to_v.weight.zero_()
     if initial is not None:
-        fresh = adapter.state_dict()
-        known = {
-            key: tensor
-            for key, tensor in initial.state_dict().items()
-            if key in fresh and fresh[key].shape == tensor.shape
-        }
-        adapter.load_state_dict(known, strict=False)
+        adapter.load_state_dict(initial.state_dict(), strict=False)  # what it lacks stays fresh
     return adapter.float().requires_grad_(True)
 
 
@@ -104,6 +100,21 @@ def _read_initial(path: Path, layers: dict[int, int], widths: dict[str, int], un
                 "Give the image encoder that the adapter was trained with."
             )
     return adapter
+
+
+def _check_parts(name: str, initial: AdapterLayout, layout: AdapterLayout) -> None:
+    """Nothing that was trained is left out, or taken over in part."""
+    if initial.aggregator_depth not in (0, layout.aggregator_depth):
+        raise ValueError(
+            f"adapter.initial is {name}, whose aggregator has depth {initial.aggregator_depth}, but the config asks "
+            f"for {layout.aggregator_depth or 'none'}. Set adapter.aggregator_depth = {initial.aggregator_depth}, with "
+            'method "self_attention" or "bolid".'
+        )
+    if initial.body not in (None, layout.body):
+        raise ValueError(
+            f"adapter.initial is {name}, which has a body branch ({initial.body}), but the config asks for "
+            f'{layout.body or "none"}. Take method = "bolid", and the same sizes in adapter.body.'
+        )
 
 
 def _read_file(path: Path) -> AdapterFile:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from PIL import Image
-from torch.utils.checkpoint import checkpoint
 
 from ..detectors.photos import read_picture
 from ..models.adapter import ENCODER_BY_EMBED_DIM
@@ -251,16 +251,20 @@ class AdapterTask:
         return LossNetworks(keypoints=keypoints, decode=decode, encode_image=encode_image)
 
     def _decoder(self) -> Callable[[torch.Tensor], torch.Tensor]:
-        """Scaled latents → pictures, through the VAE in float32: some overflow in half precision."""
+        """Scaled latents → pictures."""
+        run = self._config.run
         autoencoder = load_autoencoder(self._config.base.path).to(self._device)
+        if run.gradient_checkpointing:
+            autoencoder.enable_gradient_checkpointing()
+        if run.precision != "fp16":
+            return partial(to_pictures, autoencoder)
 
         def decode(latents: torch.Tensor) -> torch.Tensor:
+            # SDXL's VAE overflows in half precision.
             with torch.autocast(self._device.type, enabled=False):
                 return to_pictures(autoencoder, latents.float())
 
-        if not self._config.run.gradient_checkpointing:
-            return decode
-        return lambda latents: checkpoint(decode, latents, use_reentrant=False)
+        return decode
 
 
 task = AdapterTask

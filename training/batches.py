@@ -58,7 +58,8 @@ class Targets:
         """The same elsewhere; floating-point numbers become float32."""
 
         def moved(value: torch.Tensor) -> torch.Tensor:
-            return value.to(device, torch.float32 if value.is_floating_point() else None)
+            value = value.to(device)  # before it gets larger
+            return value.float() if value.is_floating_point() else value
 
         changes: dict[str, Any] = {}
         for field in fields(self):

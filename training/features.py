@@ -158,7 +158,8 @@ def with_faces(people: People, features: Features) -> People:
             replace(
                 person,
                 photos=tuple(
-                    replace(photo, usable=features.face_embeds(photo) is not None) for photo in person.photos
+                    replace(photo, usable=photo.usable and features.face_embeds(photo) is not None)
+                    for photo in person.photos
                 ),
             )
             for person in persons

@@ -56,7 +56,7 @@ def load_image_text(settings: LossSettings, *, device: torch.device) -> ImageTex
     """The network that the settings name; it is downloaded only where `clip_weights` is the name of public weights.
 
     Raises:
-        ValueError: no such model or weights; the message says which there are.
+        ValueError: no such model or weights, and the message says which there are; or they could not be loaded.
     """
     name, weights = settings.clip_model, settings.clip_weights
     if not name.startswith(LOCAL):
@@ -74,11 +74,16 @@ def load_image_text(settings: LossSettings, *, device: torch.device) -> ImageTex
             )
     elif not Path(name.removeprefix(LOCAL), "open_clip_config.json").is_file():
         raise ValueError(f"loss.clip_model is {name!r}, but that folder has no open_clip_config.json.")
+    elif weights:
+        raise ValueError(f"loss.clip_weights is {weights!r}, but loss.clip_model {name} has its own. Leave it out.")
     try:
-        model = open_clip.create_model(name, pretrained=weights or None)
+        # Without weights open_clip would take random ones.
+        model = open_clip.create_model(name, pretrained=weights or None, require_pretrained=True)
         tokenizer = open_clip.get_tokenizer(name)
-    except (OSError, RuntimeError) as error:
-        raise ValueError(f"The image-text model {name} {weights} could not be loaded: {error}") from error
+    except Exception as error:  # damaged bytes raise nearly anything
+        raise ValueError(
+            f"The image-text model {name} could not be loaded with loss.clip_weights = {weights!r}: {error}"
+        ) from error
     config = open_clip.get_model_preprocess_cfg(model)
     size = config["size"]
     return ImageText(

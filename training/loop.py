@@ -19,6 +19,7 @@ from accelerate.utils import InitProcessGroupKwargs, gather_object
 from diffusers.optimization import get_scheduler
 from diffusers.training_utils import EMAModel
 from PIL import Image
+from safetensors import SafetensorError
 
 from . import adapter_task, keypoint_task
 from .base import base_fingerprint, check_base, load_denoiser
@@ -93,7 +94,7 @@ def train(config: TrainingConfig, progress: Progress = lambda stage, done, total
 
     Raises:
         ValueError, FileNotFoundError: something in the config cannot be used, or the run there is another one.
-        TrainingError: the loss is not finite, the disk is full, or the device has too little memory.
+        TrainingError: the loss is not finite, a file cannot be read or written, or the device has too little memory.
         KeyboardInterrupt: the run was stopped; a checkpoint is there.
     """
     dtype, mixed_precision = PRECISIONS[config.run.precision]
@@ -125,6 +126,11 @@ def train(config: TrainingConfig, progress: Progress = lambda stage, done, total
     task = method.task(config, people=people, features=features, denoiser=denoiser, share=share)
     try:
         return _Run(config, accelerator, task, folder, share, progress).go()
+    except (OSError, SafetensorError) as error:
+        raise TrainingError(
+            f"A file could not be read or written ({error}). {folder.last_checkpoint()} If the disk is full, make "
+            "room; the same command then goes on."
+        ) from error
     except torch.cuda.OutOfMemoryError as error:
         raise TrainingError(
             f"The device has too little memory ({error}). Lower run.batch_size and raise run.gradient_accumulation, "
@@ -199,7 +205,7 @@ class _Run:
                 f"{run.output} has a checkpoint of step {start}, but run.steps is {run.steps}. Set it to at least "
                 f"{start}, or give another run.output."
             )
-        if start == run.steps and self._folder.adapter().is_file():
+        if start == run.steps == self._folder.result_step():
             return self._result()
         if self._accelerator.is_main_process:
             self._folder.start(resolved(config), environment())
@@ -282,11 +288,9 @@ class _Run:
         return means
 
     def _stop_not_finite(self, step: int, what: str, names: Any) -> None:
-        kept = self._folder.checkpoints()
         raise TrainingError(
-            f"At step {step} {what} is not finite, for {', '.join(names)}. "
-            + (f"The last good checkpoint is {kept[-1]}. " if kept else "There is no checkpoint yet. ")
-            + 'Look at these photos, take a lower optimizer.learning_rate, or run.precision "fp32".'
+            f"At step {step} {what} is not finite, for {', '.join(names)}. {self._folder.last_checkpoint()} Look at "
+            'these photos, take a lower optimizer.learning_rate, or run.precision "fp32".'
         )
 
     def _term_norms(self, weighted: dict[str, torch.Tensor]) -> dict[str, float]:

@@ -19,15 +19,19 @@ import json
 import os
 import platform
 import time
+import zipfile
 from pathlib import Path
 from typing import Any
 
 import torch
 from PIL import Image
+from safetensors import SafetensorError
 
+from ..models.checkpoint import read_metadata
 from .people import write_text
 
 FORMAT = 1
+RECORD = "run.json"
 PARTIAL = ".partial"
 
 PACKAGES = ("bolid", "torch", "diffusers", "transformers", "accelerate", "open-clip-torch", "bitsandbytes", "numpy")
@@ -51,7 +55,7 @@ class RunFolder:
     def __init__(self, folder: Path, depends_on: dict[str, Any]):
         self.folder = folder
         self.depends_on = json.loads(json.dumps(depends_on))
-        self._record = folder / "run.json"
+        self._record = folder / RECORD
         if folder.exists() and not folder.is_dir():
             raise ValueError(f"run.output is {folder}, which is a file. Give a folder.")
         if self._record.is_file():
@@ -60,7 +64,7 @@ class RunFolder:
             except ValueError as error:
                 raise ValueError(f"{self._record} is damaged ({error}). Give another run.output.") from None
             self._check_same(recorded)
-        elif folder.is_dir() and any(folder.iterdir()):
+        elif folder.is_dir() and any(path.name != f".{RECORD}{PARTIAL}" for path in folder.iterdir()):
             raise ValueError(
                 f"run.output is {folder}, which holds other files and no run. Give a new one: nothing is overwritten."
             )
@@ -85,11 +89,13 @@ class RunFolder:
 
     def start(self, config: dict[str, Any], environment: dict[str, Any]) -> None:
         """Write down that the run is started, or goes on."""
-        for name in ("checkpoints", "adapters", "samples"):
-            (self.folder / name).mkdir(parents=True, exist_ok=True)
-        for left in (self.folder / "checkpoints").glob(f".*{PARTIAL}"):
-            left.unlink()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        # First: without it the folder would be taken for somebody else's.
         write_text(self._record, _json({"format": FORMAT, "depends_on": self.depends_on}))
+        for name in ("checkpoints", "adapters", "samples"):
+            (self.folder / name).mkdir(exist_ok=True)
+        for left in self.folder.rglob(f".*{PARTIAL}"):
+            left.unlink()
         write_text(self.folder / "config.json", _json(config))
         with (self.folder / "starts.jsonl").open("a", encoding="utf-8") as file:
             entry = {"time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "config": config, "environment": environment}
@@ -99,11 +105,25 @@ class RunFolder:
         """Where the result is written, or that of an earlier step."""
         return self.folder / ("adapter.safetensors" if step is None else f"adapters/step-{step:08d}.safetensors")
 
+    def result_step(self) -> int | None:
+        """After which step the result that is there was written; None without one that can be read."""
+        try:
+            metadata = read_metadata(self.adapter())
+        except (OSError, SafetensorError):
+            return None
+        configs = [json.loads(text) for key, text in metadata.items() if key.endswith(".config")]
+        return configs[0]["training"].get("steps") if configs else None
+
     # Checkpoints
 
     def checkpoints(self) -> list[Path]:
         """From the oldest to the newest."""
         return sorted((self.folder / "checkpoints").glob("step-*.pt"))
+
+    def last_checkpoint(self) -> str:
+        """A sentence that names it, for messages."""
+        kept = self.checkpoints()
+        return f"The last good checkpoint is {kept[-1]}." if kept else "There is no checkpoint yet."
 
     def save_checkpoint(self, step: int, state: dict[str, Any], *, keep: int) -> None:
         """Write a checkpoint in one step, then delete all but the newest `keep`.
@@ -120,11 +140,9 @@ class RunFolder:
                 os.fsync(file.fileno())
             os.replace(partial, path)
         except (OSError, RuntimeError) as error:
-            kept = self.checkpoints()
             raise TrainingError(
-                f"The checkpoint of step {step} could not be written ({error}). "
-                + (f"The last good one is {kept[-1]}. " if kept else "There is none yet. ")
-                + "Make room on the disk; the same command then goes on."
+                f"The checkpoint of step {step} could not be written ({error}). {self.last_checkpoint()} Make room on "
+                "the disk; the same command then goes on."
             ) from error
         finally:
             partial.unlink(missing_ok=True)
@@ -141,6 +159,9 @@ class RunFolder:
         if not checkpoints:
             return None
         try:
+            with zipfile.ZipFile(checkpoints[-1]) as archive:  # torch.load does not look at the checksums
+                if damaged := archive.testzip():
+                    raise ValueError(f"the checksum of {damaged} is wrong")
             return torch.load(checkpoints[-1], map_location="cpu", weights_only=True)
         except Exception as error:  # damaged bytes raise nearly anything
             raise ValueError(
@@ -162,10 +183,11 @@ class RunLog:
 
         self._path = folder / "metrics.jsonl"
         self._samples = folder / "samples"
-        lines = self._path.read_text(encoding="utf-8").splitlines() if self._path.is_file() else []
+        # A run that starts anew validates step 0 again.
+        lines = self._path.read_text(encoding="utf-8").splitlines() if step and self._path.is_file() else []
         write_text(self._path, "".join(f"{line}\n" for line in lines if _step(line) <= step))
         self._file = self._path.open("a", encoding="utf-8")
-        self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
+        self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1 if step else 0)
 
     def write(self, step: int, kind: str, values: dict[str, float]) -> None:
         """Numbers of a step.
