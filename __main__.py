@@ -1,4 +1,4 @@
-"""The commands: `bolid prepare` and `bolid train`.
+"""The commands: `bolid prepare`, `bolid train` and `bolid world`.
 
 Each command imports what it needs when it runs, so that --help answers at once.
 """
@@ -137,12 +137,68 @@ def train_command(
 
         with _progress_bar() as progress:
             summary = train(loaded, progress)
+    from accelerate import PartialState
+
+    if not PartialState().is_main_process:
+        return  # one of several processes is enough to say it
     if as_json:
         _print_json(summary)
     else:
         for name, value in summary["validation"].items():
             Console().print(f"validation {name}: {value:.5f}", highlight=False)
         Console().print(f"Result: {summary['adapter']}", highlight=False, markup=False, soft_wrap=True)
+
+
+world_app = typer.Typer(
+    help="The people world: drawn people whose identity and joints are known.", no_args_is_help=True
+)
+app.add_typer(world_app, name="world")
+
+
+@world_app.callback()
+def world() -> None:
+    """Keep `render` a command of its own."""
+
+
+@world_app.command("render")
+def render_command(
+    output: Annotated[Path, typer.Argument(help="Empty or new folder for pictures, masks, data sets and the oracle.")],
+    splits: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--split",
+            help="Whom to draw: train, validation, test, demo, metrics; may be repeated. All but metrics if not given.",
+        ),
+    ] = None,
+    people: Annotated[int | None, typer.Option(help="Only the first so many of each split.")] = None,
+    pictures: Annotated[int, typer.Option(help="Of each person; at least 2.")] = 10,
+    seed: Annotated[int, typer.Option(help="Of the world; every seed has other people.")] = 0,
+    size: Annotated[int, typer.Option(help="Side of the pictures in pixels; at least 64.")] = 128,
+    workers: Annotated[
+        int | None, typer.Option(help="Processes that draw; as many as there are cores if not given.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Draw people: pictures, and everything that is known of them."""
+    with _told(extra="world", interrupted="Stopped. Delete the folder to start again."):
+        from .world.render import render
+
+        with _progress_bar() as progress:
+            summary = render(
+                output,
+                splits=splits or ("train", "validation", "test", "demo"),
+                people=people,
+                pictures=pictures,
+                seed=seed,
+                size=size,
+                workers=workers,
+                progress=progress,
+            )
+    if as_json:
+        _print_json(summary)
+    else:
+        total = sum(summary["pictures"].values())
+        Console().print(f"{total} pictures in {summary['output']}", highlight=False, markup=False, soft_wrap=True)
 
 
 def main() -> None:
@@ -173,11 +229,17 @@ def _settings(**values: Any) -> PrepareSettings:
 
 
 @contextlib.contextmanager
-def _told(*kinds: type[Exception]) -> Iterator[None]:
+def _told(
+    *kinds: type[Exception],
+    extra: str = "train",
+    interrupted: str = "Stopped. The same command goes on from here.",
+) -> Iterator[None]:
     """What the user can mend ends the command with one message, and what is logged goes to stderr.
 
     Args:
         kinds: of errors that users can mend, beside ValueError and OSError.
+        extra: with which pip installs what the command needs.
+        interrupted: what Ctrl-C is answered with.
     """
     from rich.logging import RichHandler
 
@@ -188,11 +250,11 @@ def _told(*kinds: type[Exception]) -> Iterator[None]:
     try:
         yield
     except ModuleNotFoundError as error:
-        _fail(f"this command needs the package {error.name}: pip install 'bolid[train]'", 2)
+        _fail(f"this command needs the package {error.name}: pip install 'bolid[{extra}]'", 2)
     except (ValueError, OSError, *kinds) as error:
         _fail(str(error), 2)
     except KeyboardInterrupt:
-        _fail("Stopped. The same command goes on from here.", INTERRUPTED)
+        _fail(interrupted, INTERRUPTED)
 
 
 def _fail(message: str, code: int) -> None:

@@ -46,7 +46,8 @@ def initial_adapter(
         image_embed_dim, hidden_size: widths of the image encoder.
 
     Raises:
-        ValueError: the initial adapter fits neither the UNet, nor the image encoder, nor the trainer.
+        ValueError: the initial adapter does not fit the UNet, the image encoder or the trainer, or has an aggregator or
+            a body branch that the config does not ask for in this size.
     """
     settings, unet = config.adapter, denoiser.unet
     layers = {layer.index: layer.hidden_size for layer in cross_attention_layers(unet)}

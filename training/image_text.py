@@ -77,8 +77,9 @@ def load_image_text(settings: LossSettings, *, device: torch.device) -> ImageTex
     elif weights:
         raise ValueError(f"loss.clip_weights is {weights!r}, but loss.clip_model {name} has its own. Leave it out.")
     try:
-        # Without weights open_clip would take random ones.
-        model = open_clip.create_model(name, pretrained=weights or None, require_pretrained=True)
+        # open_clip fills the weights with random numbers first, and would leave it at that where it finds none.
+        with torch.random.fork_rng(devices=[]):
+            model = open_clip.create_model(name, pretrained=weights or None, require_pretrained=True)
         tokenizer = open_clip.get_tokenizer(name)
     except Exception as error:  # damaged bytes raise nearly anything
         raise ValueError(
