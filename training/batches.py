@@ -10,10 +10,10 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 
 from ..models.body import Body
-from ..models.keypoints import FIRST_JOINT, JOINTS
+from ..models.keypoints import BONES, FIRST_JOINT, JOINTS
 from ..models.self_attention import PHOTOS
 from .config import AdapterTraining, DroppingSettings
-from .features import Features, Person, Photo
+from .features import MIN_VISIBILITY, Features, Person, Photo
 from .leave_one_out import Sample
 from .pictures import placed_joints
 from .randomness import keyed_generator
@@ -21,7 +21,6 @@ from .randomness import keyed_generator
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-MIN_VISIBILITY = 0.5
 TIMESTEPS = 1000
 
 KEEP_ALL = DroppingSettings(text=0.0, face=0.0, body=0.0, all=0.0, target_pose=0.0, body_image=0.0)
@@ -147,6 +146,7 @@ class Batches:
         places = _places(len(references), generator)
         body = dropping.body if config.has_body else 0.0
         has_text, has_face, has_body = kept(alone, text=dropping.text, face=dropping.face, body=body, all=dropping.all)
+        bodies = [photo for photo in references if photo.body_crop is not None]
         drawn = target_row(features, target, generator, has_text=has_text)
         return Batch(
             **drawn,
@@ -158,9 +158,9 @@ class Batches:
             places=places,
             has_text=torch.tensor(has_text),
             has_face=torch.tensor(has_face),
-            has_body=torch.tensor(has_body and config.has_body),
+            has_body=torch.tensor(has_body and config.has_body and bool(bodies)),
             **self._body(
-                references,
+                bodies,
                 target_pose=drawn["joints"] if pose >= dropping.target_pose else torch.zeros(len(JOINTS), 3),
                 with_image=image >= dropping.body_image,
             ),
@@ -174,22 +174,27 @@ class Batches:
         if not self._config.has_body:
             names = ("proportions", "seen", "target_pose", "body_image", "body_image_in_use")
             return dict.fromkeys(names)
+        if not references:
+            zero = self._features.zero_image("hidden_states")
+            return {
+                "proportions": torch.zeros(len(BONES), 2),
+                "seen": torch.zeros(len(JOINTS), dtype=torch.bool),
+                "target_pose": target_pose,
+                "body_image": zero,
+                "body_image_in_use": torch.zeros(len(zero), dtype=torch.bool),
+            }
         body = Body(
             keypoints=torch.tensor([photo.prepared.keypoints[FIRST_JOINT:] for photo in references]),
             image_sizes=torch.tensor([(photo.prepared.height, photo.prepared.width) for photo in references]),
             min_visibility=MIN_VISIBILITY,
         )
-        # A person's photos without a person in them have no grid, as in the nodes.
-        shown = [photo for photo in references if photo.body_crop is not None]
-        grids = [self._features.image("hidden_states", photo, photo.body_crop) for photo in shown]
-        zero = self._features.zero_image("hidden_states")
-        image = torch.cat(grids) if grids else zero
+        image = torch.cat([self._features.image("hidden_states", photo, photo.body_crop) for photo in references])
         return {
             "proportions": body.proportions,
             "seen": body.seen,
             "target_pose": target_pose,
             "body_image": image,
-            "body_image_in_use": torch.full((len(image),), bool(grids) and with_image),
+            "body_image_in_use": torch.full((len(image),), with_image),
         }
 
 

@@ -18,6 +18,8 @@ import torch
 from ..detectors.crops import FACE_MARGIN, PERSON_MARGIN, crop_for_encoder
 from ..detectors.faces import InsightFaceAnalysis
 from ..detectors.photos import read_picture
+from ..models.body import has_scale
+from ..models.keypoints import FIRST_JOINT
 from .base import (
     SECOND_TEXT_ENCODER,
     encode_image,
@@ -38,6 +40,9 @@ logger = logging.getLogger(__name__)
 
 FEATURES = 1
 """To be raised when the same photo and model would give other features."""
+
+MIN_VISIBILITY = 0.5
+"""Joints below it count as not seen; the default of the node of the body."""
 
 SEEN_FILE = "photos.json"
 ZERO = "zero"
@@ -61,7 +66,7 @@ class Photo:
         prepared: what `bolid prepare` found.
         path: of the file.
         placement: how it is cut when it is the target.
-        face_crop, body_crop: what the branches see of it.
+        face_crop, body_crop: what the branches see of it; no body_crop where the body branch leaves the photo out.
         usable: whether it may be a reference: what the settings ask for is there.
     """
 
@@ -126,7 +131,7 @@ def load_people(data: DataSettings, base: BaseSettings) -> People:
                 path=prepared.source / photo.file,
                 placement=place(photo, sizes),
                 face_crop=_crop(photo, data.crop),
-                body_crop=_crop(photo, "person"),
+                body_crop=_crop(photo, "person") if _has_scale(photo) else None,
                 usable=data.crop == "whole" or _crop(photo, data.crop) is not None,
             )
             for photo in person.photos
@@ -179,6 +184,12 @@ def _can_be_drawn(photos: Sequence[Photo]) -> bool:
     """Whether a photo may be the target: another one may be a reference."""
     usable = sum(photo.usable for photo in photos)
     return any(usable > photo.usable for photo in photos)
+
+
+def _has_scale(photo: PreparedPhoto) -> bool:
+    """Whether a person is there whose keypoints can be normalised; the node of the body leaves other photos out."""
+    visibility = torch.tensor(photo.keypoints[FIRST_JOINT:])[:, 2]
+    return bool(has_scale(visibility, min_visibility=MIN_VISIBILITY))
 
 
 def _crop(photo: PreparedPhoto, crop: str) -> Crop:

@@ -417,6 +417,11 @@ def test_body_is_that_of_the_references():
     assert batch.proportions[..., 1].any()
 
 
+def batch_of_one(one: Person, *, references: tuple[int, ...]) -> Batch:
+    sample = Sample(person=0, target=0, references=references)
+    return batches_of(features=FakeFeatures()).batch([one], [sample], KEYS[:1], KEEP_ALL)
+
+
 def test_photos_without_a_person_have_no_grid():
     some = Person(name="some", photos=(photo(3, 0), photo(3, 1, has_body=False), photo(3, 2)))
     none = Person(name="none", photos=(photo(4, 0), photo(4, 1, has_body=False)))
@@ -427,6 +432,10 @@ def test_photos_without_a_person_have_no_grid():
     assert torch.equal(batch.body_image[0], features.image("hidden_states", shown, shown.body_crop))
     assert torch.equal(batch.body_image[1], features.zero_image("hidden_states"))
     assert batch.body_image_in_use.tolist() == [[True] * CELLS, [False] * CELLS]
+    # Nor do their keypoints count, and who has no other photo has no body.
+    assert torch.equal(batch.seen[0], batch_of_one(some, references=(2,)).seen[0])
+    assert not batch.seen[1].any() and not batch.proportions[1].any()
+    assert batch.has_body.tolist() == [True, False]
     assert torch.equal(batch.in_use, torch.tensor([[True, True], [True, False]]))
 
 

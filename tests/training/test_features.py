@@ -22,7 +22,7 @@ from bolid.detectors.crops import FACE_MARGIN, PERSON_MARGIN, crop_for_encoder, 
 from bolid.detectors.faces import MediaPipeFaceDetector
 from bolid.detectors.people import MediaPipePersonDetector
 from bolid.detectors.photos import read_picture
-from bolid.models.keypoints import COCO_KEYPOINTS
+from bolid.models.keypoints import COCO_KEYPOINTS, FIRST_JOINT, LEFT_SHOULDER
 from bolid.nodes.encoding import MultiRefImageEncoder
 from bolid.training import features as features_module
 from bolid.training.base import encode_image, load_image_encoder
@@ -373,8 +373,21 @@ def test_encoder_sees_what_the_nodes_show_it(
     assert len(crops) == len(photos) == 2
     for photo, expected in zip(photos, crops, strict=True):
         assert torch.equal(encoder_pixels(photo, photo.face_crop, size=64)[0], expected)
-        if crop == "person":
-            assert torch.equal(encoder_pixels(photo, photo.body_crop, size=64)[0], expected)
+
+
+def test_the_body_branch_sees_photos_with_both_shoulders(prepared: Path, base: BaseSettings):
+    """BodyLandmarkEncoder leaves the others out: they have no scale."""
+    people = PreparedPeople.read(prepared)
+    first, *others = people.people
+    left, *photos = first.photos
+    keypoints = list(left.keypoints)
+    keypoints[FIRST_JOINT + LEFT_SHOULDER] = (*keypoints[FIRST_JOINT + LEFT_SHOULDER][:2], 0.4)
+    changed = first.model_copy(update={"photos": (left.model_copy(update={"keypoints": tuple(keypoints)}), *photos)})
+    people.model_copy(update={"people": (changed, *others)}).write(prepared)
+    loaded = load(prepared, base, crop="person").photos
+    without = [photo for photo in loaded if photo.body_crop is None]
+    assert [photo.name for photo in without] == [left.file]
+    assert without[0].usable and without[0].face_crop is not None
 
 
 def test_crop_is_that_of_the_box(
