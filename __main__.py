@@ -22,7 +22,8 @@ except ImportError as error:
 from .training.people import PEOPLE_FILE, CaptionSource, MissingCaption, PrepareSettings
 
 if TYPE_CHECKING:
-    from .training.prepare import PrepareReport, Progress
+    from .training.prepare import PrepareReport
+    from .training.progress import Progress
 
 INTERRUPTED = 130
 """What shells expect of a command that Ctrl-C ended."""
@@ -180,7 +181,7 @@ def render_command(
     as_json: Json = False,
 ) -> None:
     """Draw people: pictures, and everything that is known of them."""
-    with _told(extra="world", interrupted="Stopped. Delete the folder to start again."):
+    with _told(RuntimeError, extra="world", interrupted="Stopped. Delete the folder to start again."):
         from .world.render import render
 
         with _progress_bar() as progress:
@@ -302,11 +303,14 @@ def _summary(report: PrepareReport, output: Path) -> dict[str, Any]:
         "people_found": report.people_found,
         "people_kept": report.people_kept,
         "splits": report.splits,
+        "captions_from_template": report.captions_from_template,
+        "captions_without_photo": len(report.captions_without_photo),
+        "captions_with_name": len(report.captions_with_name),
     }
 
 
 def _print_json(summary: Any) -> None:
-    sys.stdout.write(json.dumps(summary, ensure_ascii=False) + "\n")
+    sys.stdout.write(json.dumps(summary) + "\n")
 
 
 def _print_summary(report: PrepareReport, summary: dict[str, Any]) -> None:
@@ -325,6 +329,9 @@ def _print_summary(report: PrepareReport, summary: dict[str, Any]) -> None:
     console.print(table)
     for reason, count in report.reasons().items():
         console.print(f"left out, {reason}: {count}", highlight=False)
+    for key in ("captions_from_template", "captions_without_photo", "captions_with_name"):
+        if summary[key]:
+            console.print(f"{key.replace('_', ' ')}: {summary[key]}", highlight=False)
     console.print(f"Report: {Path(summary['output'], REPORT_PAGE)}", highlight=False, markup=False, soft_wrap=True)
 
 

@@ -56,7 +56,7 @@ def run(rounds: int = TRAINING_ROUNDS, resolution: int = 512, tiny: bool = False
             folder=folder / "cache", base=config.base, device=device, progress=lambda *_, **__: None
         )
         start = time.perf_counter()
-        fill_cache(config, people, features)
+        fill_cache(config, people, features, feature_names=("image_embeds",))
         filling = time.perf_counter() - start
 
         adapter = initial_adapter(

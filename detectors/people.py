@@ -149,10 +149,15 @@ class MediaPipePersonDetector:
     ) -> None:
         self._models.close()
 
-    def detect(self, image: np.ndarray) -> list[Person]:
-        """See `PersonDetector.detect`."""
+    def detect(self, image: np.ndarray, faces: Sequence[Face] | None = None) -> list[Person]:
+        """See `PersonDetector.detect`.
+
+        Args:
+            faces: what `MediaPipeFaceDetector` finds in the picture, where that is known already.
+        """
         height, width = image.shape[:2]
-        faces = self._faces.detect(image) if self._faces is not None else []
+        if faces is None:
+            faces = self._faces.detect(image) if self._faces is not None else []
         poses = self._poses(image, (0, 0, width, height), faces)
         for face in faces:
             if not any(_has_nose_in(pose, face) for pose in poses):

@@ -34,7 +34,9 @@ def read_picture(path: Path) -> tuple[Image.Image, tuple[int, int]]:
             if image.getexif().get(ExifTags.Base.Orientation) in LYING:
                 width, height = height, width
             return _to_rgb(ImageOps.exif_transpose(image)), (width, height)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # Pillow's decoders also raise struct.error, RuntimeError and others
         reason = str(error).replace(str(path), path.name)
         raise ValueError(f"{path.name}: {reason}") from error
 

@@ -26,7 +26,7 @@ README, AGENTS = ROOT / "README.md", ROOT / "AGENTS.md"
 TROUBLESHOOTING = ROOT / "docs" / "troubleshooting.md"
 HELP = ROOT / "web" / "docs"
 PAGES = [README, AGENTS, ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
-ROOMS_WITH_FILES = ("nodes", "models", "hosts", "detectors", "training", "clients", "scripts")
+ROOMS_WITH_FILES = ("nodes", "models", "hosts", "detectors", "training", "world", "clients", "scripts")
 LOCALES = sorted(path.name for path in (ROOT / "locales").iterdir() if path.is_dir())
 
 

@@ -77,13 +77,6 @@ def initial_adapter(
     return adapter.float().requires_grad_(True)
 
 
-def face_features(settings: AdapterSettings) -> tuple[str, ...]:
-    """Names of what the face branch reads, see `AdapterLayout.feature_widths`."""
-    if settings.initial is not None:
-        return tuple(_read_file(settings.initial).adapter.layout.feature_widths)
-    return {"base": ("image_embeds",), "plus": ("hidden_states",), "faceid": ("face_embeds",)}[settings.kind]
-
-
 def _read_initial(path: Path, layers: dict[int, int], widths: dict[str, int], unet: Any) -> Adapter:
     adapter = _read_file(path).adapter
     layout = adapter.layout
@@ -199,7 +192,7 @@ class AdapterStep(nn.Module):
         denoiser: Denoiser,
         networks: LossNetworks,
         settings: LossSettings,
-        zero_hidden_states: torch.Tensor | None,
+        zero_hidden_states: torch.Tensor | None = None,
     ):
         super().__init__()
         self.adapter = adapter
@@ -207,7 +200,7 @@ class AdapterStep(nn.Module):
         # In a container, so that no optimiser finds what is frozen.
         self._frozen = _Frozen(denoiser=denoiser, networks=networks)
         self._settings = settings
-        self._zero_hidden_states = zero_hidden_states
+        self.zero_hidden_states = zero_hidden_states
 
     @property
     def extra_terms(self) -> dict[str, float]:
@@ -236,12 +229,13 @@ class AdapterStep(nn.Module):
         chosen = weight.nonzero().flatten()
         if not self.extra_terms or not len(chosen):
             return dict.fromkeys(self.extra_terms, zeros)
-        # No error where a condition is missing that would be to blame for it.
+        # A term counts only where the condition that it is about is there.
         has_image = batch.has_face | batch.has_body
+        has_identity = batch.has_face if self.adapter.body_encoder is None else batch.has_body
         latents = self.predicted_latents(noisy[chosen], prediction[chosen], batch.timesteps[chosen])
         values: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
         if settings.identity:
-            values["identity"] = self.identity_error(latents, batch.joints[chosen]), has_image
+            values["identity"] = self.identity_error(latents, batch.joints[chosen]), has_identity
         if settings.clip or settings.clip_image:
             networks = self._frozen.networks
             embeds = networks.encode_image(networks.decode(latents))
@@ -293,7 +287,7 @@ class AdapterStep(nn.Module):
             aggregated = self._aggregated(name, values, batch)
             zero = torch.zeros_like(aggregated[:1])
             if name == "hidden_states":
-                zero = self._zero_hidden_states.to(aggregated)
+                zero = self.zero_hidden_states.to(aggregated)
             present = batch.has_face.view(-1, *[1] * (aggregated.ndim - 1))
             features[name] = torch.where(present, aggregated, zero)
         return self.adapter.image_proj(**features)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import partial
@@ -16,12 +16,18 @@ from ..detectors.photos import read_picture
 from ..models.adapter import ENCODER_BY_EMBED_DIM
 from ..models.adapter_file import write_adapter
 from ..models.keypoint_network import read_keypoint_network
-from .adapter_step import AdapterStep, LossNetworks, face_features, initial_adapter
-from .base import Denoiser, image_encoder_config, load_autoencoder, to_pictures
+from .adapter_step import AdapterStep, LossNetworks, initial_adapter
+from .base import (
+    Denoiser,
+    autoencoder_fingerprint,
+    image_encoder_config,
+    load_autoencoder,
+    to_pictures,
+)
 from .batches import KEEP_ALL, VALIDATION, Batch, Batches
 from .config import AdapterTraining
-from .data import ONE_ROW, Draws, Share, Totals
-from .features import Features, People, with_faces
+from .data import ONE_ROW, Ahead, Draws, Share, Totals
+from .features import Crop, Features, People, Photo, with_faces
 from .fingerprint import file_hash, model_fingerprint
 from .image_text import image_text_fingerprint, load_image_text
 from .pictures import picture
@@ -35,25 +41,28 @@ ALPHA_BAR_BINS = 5
 Autocast = Callable[[], AbstractContextManager[None]]
 
 
-def fill_cache(config: AdapterTraining, people: People, features: Features) -> None:
-    """Compute what is not cached yet of the features that training reads."""
+def fill_cache(
+    config: AdapterTraining, people: People, features: Features, *, feature_names: Collection[str]
+) -> None:
+    """Compute what is not cached yet of the features that training reads.
+
+    Args:
+        feature_names: what the face branch reads, see `AdapterLayout.feature_widths`.
+    """
     photos = people.photos
     texts = ["", *dict.fromkeys(photo.prepared.caption for photo in photos)]
     features.fill_latents(photos)
     features.fill_text(texts)
     usable = [photo for photo in photos if photo.usable]
-    names = face_features(config.adapter)
-    if "face_embeds" in names:
-        if config.base.face_pack is None:
-            raise ValueError(
-                "This adapter reads ArcFace vectors: set base.face_pack to the folder of an insightface pack, such as "
-                "models/insightface/models/buffalo_l."
-            )
-        features.fill_faces(photos)
-    crops = {name: [(photo, photo.face_crop) for photo in usable] for name in names if name != "face_embeds"}
+    crops: dict[str, list[tuple[Photo, Crop]]] = {}
+    for name in feature_names:
+        if name == "face_embeds":
+            features.fill_faces(photos)
+        else:
+            crops[name] = [(photo, photo.face_crop) for photo in usable]
     if config.has_body:
-        shown = [(photo, photo.body_crop) for photo in usable if photo.body_crop is not None]
-        crops["hidden_states"] = crops.get("hidden_states", []) + shown
+        crops.setdefault("hidden_states", [])
+        crops["hidden_states"] += [(photo, photo.body_crop) for photo in usable if photo.body_crop is not None]
     for name, named in crops.items():
         features.fill_image(name, named)
     if config.loss.clip:
@@ -67,10 +76,11 @@ class AdapterTask:
 
     Args:
         config: of the run.
-        people: the data set.
-        features: of its photos, filled by `fill_cache`.
         denoiser: the UNet to adapt.
-        share: what this process computes.
+        device: where everything computes once `load_data` was called.
+
+    Raises:
+        ValueError: something that the config names does not fit.
 
     Attributes:
         module: `AdapterStep`.
@@ -78,16 +88,10 @@ class AdapterTask:
         people: those of the data set that can be used.
     """
 
-    def __init__(
-        self, config: AdapterTraining, *, people: People, features: Features, denoiser: Denoiser, share: Share
-    ):
-        if "face_embeds" in face_features(config.adapter):
-            people = with_faces(people, features)
-        self.people = people
+    def __init__(self, config: AdapterTraining, *, denoiser: Denoiser, device: torch.device):
         self._config = config
-        self._features = features
         self._denoiser = denoiser
-        self._device = features.device
+        self._device = device
         encoder = image_encoder_config(config.base.image_encoder)
         adapter = initial_adapter(
             config, denoiser, image_embed_dim=encoder.projection_dim, hidden_size=encoder.hidden_size
@@ -95,22 +99,48 @@ class AdapterTask:
         self._encoder_name = ENCODER_BY_EMBED_DIM.get(
             encoder.projection_dim, f"an image encoder of width {encoder.projection_dim}"
         )
-        names = tuple(adapter.layout.feature_widths)
-        self._batches = Batches(config, features, feature_names=names)
+        self._feature_names = tuple(adapter.layout.feature_widths)
+        if "face_embeds" in self._feature_names and config.base.face_pack is None:
+            raise ValueError(
+                "This adapter reads ArcFace vectors: set base.face_pack to the folder of an insightface pack, such as "
+                "weights/insightface/models/buffalo_l."
+            )
         self.module = AdapterStep(
-            adapter,
-            denoiser=denoiser,
-            networks=self._loss_networks(),
-            settings=config.loss,
-            zero_hidden_states=features.zero_image("hidden_states") if "hidden_states" in names else None,
-        ).to(self._device)
+            adapter, denoiser=denoiser, networks=self._loss_networks(), settings=config.loss
+        )
         self.terms = {"reconstruction": 1.0, **self.module.extra_terms}
+        self.people: People | None = None
+        self._without_adapter: Totals | None = None
+
+    def load_data(self, people: People, features: Features, share: Share) -> None:
+        """Compute what is not cached yet of the features that training reads, and move to the device.
+
+        Args:
+            people: the data set.
+            features: of its photos.
+            share: what this process computes.
+        """
+        config = self._config
+        fill_cache(config, people, features, feature_names=self._feature_names)
+        if "face_embeds" in self._feature_names:
+            people = with_faces(people, features)
+        self.people = people
+        self._features = features
+        self._batches = Batches(config, features, feature_names=self._feature_names)
+        if "hidden_states" in self._feature_names:
+            self.module.zero_hidden_states = features.zero_image("hidden_states").to(self._device)
+        self._denoiser.to(self._device)
+        self.module.to(self._device)
         draws: dict[str, Any] = {"references": config.data.references, "seed": config.run.seed}
         self._training = Draws(people.train, purpose="training", share=share, **draws)
         self._validation = Draws(people.test, purpose="validation", share=share, **draws) if people.test else None
         self._samples = Draws(people.test or people.train, purpose="samples", share=ONE_ROW, **draws)
         self._share = share
-        self._without_adapter: Totals | None = None
+        self._ahead = Ahead(self._training_batch, device=self._device)
+
+    def _training_batch(self, number: int) -> Batch:
+        samples, keys = self._training.batch(number)
+        return self._batches.batch(self._training.people, samples, keys, self._config.dropping)
 
     def loss_terms(self, module: torch.nn.Module, number: int, step: int) -> tuple[dict[str, torch.Tensor], Batch]:
         """[b] values of every term for this process's rows of forward pass `number`.
@@ -119,8 +149,7 @@ class AdapterTask:
             module: `self.module`, or what accelerate made of it.
             step: of the optimiser.
         """
-        samples, keys = self._training.batch(number)
-        batch = self._batches.batch(self._training.people, samples, keys, self._config.dropping).to(self._device)
+        batch = self._ahead.get(number).to(self._device)
         return module(batch, every_term=step >= self._config.loss.start_step), batch
 
     @torch.no_grad()
@@ -197,7 +226,7 @@ class AdapterTask:
                 pair,
                 text=torch.stack((empty["text"], pair.text[1])),
                 has_face=torch.tensor((False, True)),
-                has_body=torch.tensor((False, True)),
+                has_body=pair.has_body & torch.tensor((False, True)),
             ).to(self._device)
             drawn = []
             for branches in (None, pair):
@@ -239,7 +268,7 @@ class AdapterTask:
         keypoints = encode_image = decode = None
         if loss.identity:
             file = read_keypoint_network(loss.keypoint_network)
-            if file.latent_space != model_fingerprint(self._config.base.path / "vae"):
+            if file.latent_space != autoencoder_fingerprint(self._config.base.path):
                 raise ValueError(
                     f"loss.keypoint_network is {loss.keypoint_network}, which was trained on the latents of another "
                     f"VAE than that of {self._config.base.path}. Train one with this base."

@@ -23,8 +23,13 @@ from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 from ..hosts.diffusers import cross_attention_layers
 from .fingerprint import model_fingerprint
 
+TIMESTEPS = 1000
+
 FAMILIES = {(16, 768): "sd15", (16, 1024): "sd2", (70, 2048): "sdxl"}
 """Name of a model's family by its number of cross-attention layers and the width of its text."""
+
+SAMPLED_VALUES = 64
+"""Of every tensor, for the fingerprint of a VAE."""
 
 PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
 SECOND_TEXT_ENCODER = ("text_encoder_2", "tokenizer_2")
@@ -62,6 +67,11 @@ class Denoiser:
         """[1000] ᾱ_t, float32."""
         return self.scheduler.alphas_cumprod
 
+    def to(self, device: torch.device) -> None:
+        """Move both to where they compute."""
+        self.unet.to(device)
+        self.scheduler.alphas_cumprod = self.scheduler.alphas_cumprod.to(device)
+
     def predict(
         self,
         noisy: torch.Tensor,
@@ -97,8 +107,8 @@ def _frozen(model: Any) -> Any:
     return model.eval().requires_grad_(False)
 
 
-def load_denoiser(path: Path, *, device: torch.device, dtype: torch.dtype) -> Denoiser:
-    """The UNet and the noise schedule of a model folder, where they compute.
+def load_denoiser(path: Path, *, dtype: torch.dtype) -> Denoiser:
+    """The UNet and the noise schedule of a model folder, on the CPU.
 
     Raises:
         ValueError: no such folder, one without these parts, or a model that predicts something else.
@@ -109,9 +119,12 @@ def load_denoiser(path: Path, *, device: torch.device, dtype: torch.dtype) -> De
         raise ValueError(
             f"{path} predicts {scheduler.config.prediction_type!r}; only epsilon and v_prediction can be trained."
         )
-    scheduler.alphas_cumprod = scheduler.alphas_cumprod.to(device)
+    if scheduler.config.num_train_timesteps != TIMESTEPS:
+        raise ValueError(
+            f"{path} has {scheduler.config.num_train_timesteps} timesteps; only models with {TIMESTEPS} can be trained."
+        )
     unet = UNet2DConditionModel.from_pretrained(path, subfolder="unet", torch_dtype=dtype)
-    return Denoiser(unet=_frozen(unet).to(device), scheduler=scheduler)
+    return Denoiser(unet=_frozen(unet), scheduler=scheduler)
 
 
 def load_autoencoder(path: Path) -> AutoencoderKL | AutoencoderTiny:
@@ -123,6 +136,8 @@ def load_autoencoder(path: Path) -> AutoencoderKL | AutoencoderTiny:
     name = _config(path, "vae")["_class_name"]
     if name not in _AUTOENCODERS:
         raise ValueError(f"{path}/vae is an {name}; known are {', '.join(_AUTOENCODERS)}.")
+    if _config(path, "vae").get("latents_mean"):
+        raise ValueError(f"{path}/vae shifts every latent channel by a value of its own, which cannot be trained with.")
     return _frozen(_AUTOENCODERS[name].from_pretrained(path, subfolder="vae"))
 
 
@@ -206,6 +221,16 @@ def encode_image(
     return output.image_embeds, output.hidden_states[-2]
 
 
+def autoencoder_fingerprint(path: Path) -> str:
+    """Tells the latents of one VAE from those of another, however its files were written."""
+    autoencoder = load_autoencoder(path)
+    digest = hashlib.sha256(f"{autoencoder.config.scaling_factor} {autoencoder.config.shift_factor}".encode())
+    for name, tensor in sorted(autoencoder.state_dict().items()):
+        values = tensor.flatten()[:: max(1, tensor.numel() // SAMPLED_VALUES)].half()
+        digest.update(f"{name} {tuple(tensor.shape)}".encode() + values.numpy().tobytes())
+    return digest.hexdigest()
+
+
 def to_latents(autoencoder: Any, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Mean and standard deviation [b, C, h, w] of the scaled latents of pictures [b, 3, H, W] in -1 to 1."""
     scale, shift = autoencoder.config.scaling_factor, autoencoder.config.shift_factor or 0.0
@@ -249,6 +274,17 @@ def check_base(path: Path) -> None:
             "diffusers' format (unet, vae, text_encoder, tokenizer, scheduler), such as a download of "
             "stable-diffusion-v1-5; a single checkpoint file is converted by diffusers' "
             "StableDiffusionPipeline.from_single_file(...).save_pretrained(...)."
+        )
+    unet, vae = _config(path, "unet"), _config(path, "vae")
+    if unet["in_channels"] != vae["latent_channels"]:
+        raise ValueError(
+            f"The UNet of {path} reads {unet['in_channels']} channels, its VAE gives {vae['latent_channels']}: models "
+            "for inpainting and the like cannot be trained. Take the base model that draws from text alone."
+        )
+    if unet.get("addition_embed_type") and not all((path / part).is_dir() for part in SECOND_TEXT_ENCODER):
+        raise ValueError(
+            f"{path} is a model of SDXL's kind and lacks {' or '.join(SECOND_TEXT_ENCODER)}; models without the first "
+            "text encoder, such as refiners, cannot be trained."
         )
 
 

@@ -12,6 +12,7 @@ from torch.nn.utils.rnn import pad_sequence
 from ..models.body import Body
 from ..models.keypoints import BONES, FIRST_JOINT, JOINTS
 from ..models.self_attention import PHOTOS
+from .base import TIMESTEPS
 from .config import AdapterTraining, DroppingSettings
 from .features import MIN_VISIBILITY, Features, Person, Photo
 from .leave_one_out import Sample
@@ -21,7 +22,6 @@ from .randomness import keyed_generator
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-TIMESTEPS = 1000
 
 KEEP_ALL = DroppingSettings(text=0.0, face=0.0, body=0.0, all=0.0, target_pose=0.0, body_image=0.0)
 VALIDATION = KEEP_ALL.model_copy(update={"target_pose": 0.5})

@@ -1,15 +1,17 @@
-"""Tensors that are computed once per photo: safetensors shards with a manifest.
+"""Tensors that are computed once per photo: safetensors shards, each with a manifest beside it.
 
 A store is a folder for one kind of tensors. Its name holds a fingerprint of everything that the tensors depend on
 beside the photo (model, settings), and every entry is named after the photo's content, so that a changed photo, model
-or setting is computed anew and never mistaken for the old one.
+or setting is computed anew. Several processes and several runs may write into a store at the same time: no two of them
+write the same file, and what two of them computed is there twice.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
+import threading
+import uuid
 import zlib
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -18,9 +20,9 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
-from .people import write_text
+from ..models.files import write_safetensors
+from .files import write_text
 
 Tensors = dict[str, torch.Tensor]
 
@@ -37,25 +39,39 @@ class TensorStore:
         folder: of all stores.
         kind: what is stored, such as "latents".
         depends_on: everything that the tensors depend on beside the key; JSON values.
+
+    Raises:
+        ValueError: a manifest is damaged.
     """
 
     def __init__(self, folder: Path, kind: str, depends_on: Mapping[str, Any]):
         text = json.dumps(depends_on, sort_keys=True)
         self.folder = folder / f"{kind}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
-        self._manifest = self.folder / "manifest.json"
+        self._depends_on = text
         self._open: OrderedDict[str, Any] = OrderedDict()
         self._checked: set[str] = set()
+        self._lock = threading.Lock()
+        self.reload()
+
+    def reload(self) -> None:
+        """Look again which shards there are: other processes may have written some.
+
+        Raises:
+            ValueError: a manifest is damaged; the message names the file.
+        """
         self._shards: dict[str, dict[str, Any]] = {}
         self._places: dict[str, str] = {}
-        if self._manifest.is_file():
+        for manifest in sorted(self.folder.glob("shard-*.json")):
+            if not manifest.with_suffix(".safetensors").is_file():
+                continue  # somebody deleted it
             try:
-                self._shards = json.loads(self._manifest.read_bytes())["shards"]
-                self._places = {key: name for name, shard in self._shards.items() for key in shard["keys"]}
-            except (ValueError, KeyError, TypeError, AttributeError) as error:
+                shard = json.loads(manifest.read_bytes())
+                self._places |= dict.fromkeys(shard["keys"], manifest.stem)
+                self._shards[manifest.stem] = {"crc32": shard["crc32"], "keys": dict(shard["keys"])}
+            except (ValueError, KeyError, TypeError) as error:
                 raise ValueError(
-                    f"{self._manifest} is damaged ({error}). Delete {self.folder} to compute it anew."
+                    f"{manifest} is damaged ({error}). Delete it; the same command computes its part of the cache anew."
                 ) from None
-        self._depends_on = json.loads(text)
 
     def missing(self, keys: Iterable[str]) -> list[str]:
         """Keys that are not stored yet, each once, in their order."""
@@ -86,22 +102,22 @@ class TensorStore:
             ValueError: its shard is damaged; the message names the file.
         """
         name = self._places[key]
-        shard = self._shard(name)
-        return {part: shard.get_tensor(f"{key}/{part}") for part in self._shards[name]["keys"][key]}
+        with self._lock:  # batches are made ahead of time by another thread
+            shard = self._shard(name)
+            return {part: shard.get_tensor(f"{key}/{part}") for part in self._shards[name]["keys"][key]}
 
     def _shard(self, name: str) -> Any:
         if name in self._open:
             self._open.move_to_end(name)
             return self._open[name]
-        path = self.folder / name
+        path = self._path(name)
         try:
             if name not in self._checked and _checksum(path) != self._shards[name]["crc32"]:
                 raise ValueError("its content has changed")
             shard = safe_open(path, framework="pt")
         except (OSError, SafetensorError, ValueError) as error:
             raise ValueError(
-                f"The cache file {path} is damaged ({error}). Delete the folder {self.folder} and start again: it is "
-                "computed anew."
+                f"The cache file {path} is damaged ({error}). Delete it; the same command computes it anew."
             ) from None
         self._checked.add(name)
         self._open[name] = shard
@@ -110,27 +126,27 @@ class TensorStore:
         return shard
 
     def _write(self, entries: dict[str, Tensors]) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        name = f"shard-{len(self._shards):05d}.safetensors"
-        partial = self.folder / f".{name}.partial"
+        name = f"shard-{uuid.uuid4().hex}"
+        tensors = {f"{key}/{part}": tensor for key, parts in entries.items() for part, tensor in parts.items()}
         try:
-            named = {f"{key}/{part}": tensor for key, parts in entries.items() for part, tensor in parts.items()}
-            save_file({name: tensor.contiguous() for name, tensor in named.items()}, partial)
-            os.replace(partial, self.folder / name)
+            self.folder.mkdir(parents=True, exist_ok=True)
+            write_text(self.folder / "depends_on.json", self._depends_on + "\n")
+            write_safetensors(self._path(name), tensors, metadata={})
+            shard = {
+                "crc32": _checksum(self._path(name)),
+                "keys": {key: list(parts) for key, parts in entries.items()},
+            }
+            write_text(self._path(name).with_suffix(".json"), json.dumps(shard) + "\n")
         except (OSError, SafetensorError) as error:
             raise OSError(
-                f"The cache file {self.folder / name} could not be written ({error}). Make room on the disk; the same "
+                f"The cache file {self._path(name)} could not be written ({error}). Make room on the disk; the same "
                 "command then goes on."
             ) from error
-        finally:
-            partial.unlink(missing_ok=True)
-        self._shards[name] = {
-            "crc32": _checksum(self.folder / name),
-            "keys": {key: list(tensors) for key, tensors in entries.items()},
-        }
-        self._places.update(dict.fromkeys(entries, name))
-        manifest = {"depends_on": self._depends_on, "shards": self._shards}
-        write_text(self._manifest, json.dumps(manifest, indent=1) + "\n")
+        self._shards[name] = shard
+        self._places |= dict.fromkeys(entries, name)
+
+    def _path(self, name: str) -> Path:
+        return self.folder / f"{name}.safetensors"
 
 
 def _checksum(path: Path) -> int:

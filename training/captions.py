@@ -88,7 +88,10 @@ def captions_from_text_files(source: Path, files: Iterable[str]) -> Captions:
     return Captions(
         texts=texts,
         problems=problems,
-        without_photo=sorted(path.relative_to(source).as_posix() for path in unused),
+        # A name that is no Unicode cannot be written as it is.
+        without_photo=sorted(
+            path.relative_to(source).as_posix().encode(errors="replace").decode() for path in unused
+        ),
     )
 
 
@@ -206,6 +209,10 @@ def _json_caption(line: bytes, place: str) -> tuple[str, str]:
     text = entry.get("text")
     if not isinstance(file, str) or not isinstance(text, str):
         raise ValueError(f"{place} lacks a file or a text; {expected}")
+    try:
+        f"{file}{text}".encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"{place} has half a character ({error.reason}); write it anew.") from None
     return file, _one_line(text)
 
 

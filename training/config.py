@@ -65,7 +65,7 @@ class BaseSettings(Section):
     path: Path
     image_encoder: Path
     face_pack: Path | None = None
-    resolution: Annotated[int, Field(ge=32, le=4096, multiple_of=8)] = 512
+    resolution: Annotated[int, Field(ge=32, le=1024, multiple_of=8)] = 512
     family: str = ""
 
 
@@ -237,6 +237,11 @@ class AdapterTraining(Section):
             raise ValueError('adapter.aggregator_depth is 0, but method "self_attention" trains an aggregator')
         if self.aggregator_depth and self.data.references > PHOTOS:
             raise ValueError(f"data.references is {self.data.references}, but the aggregator has {PHOTOS} places")
+        ignored = {"kind", "num_tokens", "inner_dim", "depth"} & self.adapter.model_fields_set
+        if self.adapter.initial is not None and ignored:
+            raise ValueError(
+                f"adapter.initial decides on adapter.{', adapter.'.join(sorted(ignored))}: leave out one or the other"
+            )
         if self.loss.identity and self.loss.keypoint_network is None:
             raise ValueError(
                 'loss.identity needs loss.keypoint_network, the file that a run with method = "keypoints" wrote'

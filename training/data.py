@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 import torch
 
@@ -50,6 +52,31 @@ class Totals(dict[str, torch.Tensor]):
         """Add the values [n] of n rows."""
         total = torch.tensor((values.sum(), len(values)), dtype=torch.float64)
         self[name] = self[name] + total if name in self else total
+
+
+T = TypeVar("T")
+
+
+class Ahead(Generic[T]):
+    """Makes the next one while a device computes; a CPU has enough to do, and makes each when it is asked for.
+
+    Args:
+        make: batches by their number, the same each time.
+        device: that computes with them.
+    """
+
+    def __init__(self, make: Callable[[int], T], *, device: torch.device):
+        self._make = make
+        self._thread = None if device.type == "cpu" else ThreadPoolExecutor(max_workers=1)
+        self._next: dict[int, Future[T]] = {}
+
+    def get(self, number: int) -> T:
+        """Batch `number`; the one after it is likely to be asked for next."""
+        if self._thread is None:
+            return self._make(number)
+        made = self._next.pop(number, None) or self._thread.submit(self._make, number)
+        self._next = {number + 1: self._thread.submit(self._make, number + 1)}
+        return made.result()
 
 
 class Draws:

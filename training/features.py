@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import gc
 import hashlib
+import itertools
 import json
 import logging
+from collections import deque
 from collections.abc import Callable, Collection, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,6 +25,7 @@ from ..models.body import has_scale
 from ..models.keypoints import FIRST_JOINT
 from .base import (
     SECOND_TEXT_ENCODER,
+    autoencoder_fingerprint,
     encode_image,
     encode_text,
     load_autoencoder,
@@ -32,9 +36,11 @@ from .base import (
 )
 from .cache import Tensors, TensorStore
 from .config import BaseSettings, DataSettings, LossSettings
+from .files import write_text
 from .fingerprint import file_hash, model_fingerprint
-from .people import Box, PreparedPeople, PreparedPhoto, write_text
+from .people import Box, PreparedPeople, PreparedPhoto
 from .pictures import Placement, bucket_sizes, picture, place
+from .progress import Progress
 
 logger = logging.getLogger(__name__)
 
@@ -44,18 +50,20 @@ FEATURES = 1
 MIN_VISIBILITY = 0.5
 """Joints below it count as not seen; the default of the node of the body."""
 
-SEEN_FILE = "photos.json"
-ZERO = "zero"
+NAMED = 5
+"""Of many, in messages."""
+
+ZERO = "0" * 32
 """Key of the picture that is zero after preprocessing."""
+
+READERS = 4
+"""Threads that read photos for a device."""
+
+Encoding = tuple[Callable[[str], Any], Callable[[Any], Tensors]]
+"""From a key to what an encoder reads, and from that to what is kept."""
 
 Crop = tuple[Box, float] | None
 """A box in a photo, and the room around it as a fraction of it; None: the middle square of the photo."""
-
-
-class Progress(Protocol):
-    """Told what is being done, how much of it is done and how much there is, and what else one may want to know."""
-
-    def __call__(self, stage: str, done: int, total: int, note: str = "") -> None: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,6 +132,7 @@ def load_people(data: DataSettings, base: BaseSettings) -> People:
         )
     sizes = bucket_sizes(base.resolution, factor) if data.buckets else [(base.resolution, base.resolution)]
     found: dict[str, list[Person]] = {"train": [], "test": []}
+    left_out: list[str] = []
     for person in prepared.people:
         photos = tuple(
             Photo(
@@ -139,7 +148,15 @@ def load_people(data: DataSettings, base: BaseSettings) -> People:
         if _can_be_drawn(photos):
             found[person.split].append(Person(name=person.name, photos=photos))
         else:
-            logger.warning("%s is left out: data.crop is %r, and no photo shows one.", person.name, data.crop)
+            left_out.append(person.name)
+    if left_out:
+        logger.warning(
+            "%d people are left out: data.crop is %r, and none of their photos shows one (%s%s).",
+            len(left_out),
+            data.crop,
+            ", ".join(left_out[:NAMED]),
+            ", …" if len(left_out) > NAMED else "",
+        )
     if not found["train"]:
         raise ValueError(
             f"{data.path} has nobody to train on: of {len(prepared.people)} people none is in the train split and has "
@@ -226,8 +243,10 @@ def check_photos(photos: Sequence[Photo], record: Path, progress: Progress) -> N
             problems.append(f"{photo.path} is gone")
     progress("photos", len(photos), len(photos))
     if problems:
-        named = "; ".join(problems[:5]) + (f"; and {len(problems) - 5} more" if len(problems) > 5 else "")
+        named = "; ".join(problems[:NAMED]) + (f"; and {len(problems) - NAMED} more" if len(problems) > NAMED else "")
         raise ValueError(f"The photos are no longer those that were prepared: {named}. Run bolid prepare again.")
+    if checked == seen:
+        return
     record.parent.mkdir(parents=True, exist_ok=True)
     write_text(record, json.dumps(checked) + "\n")
 
@@ -241,28 +260,33 @@ class Features:
         base: whose VAE, text encoders and image encoder are asked.
         device: where they compute; they are there only while something is missing.
         progress: told how far it is.
+        process, processes: number of this process, of so many; each fills a part.
+        wait: until all processes are here.
     """
 
     folder: Path
     base: BaseSettings
     device: torch.device
     progress: Progress
+    process: int = 0
+    processes: int = 1
+    wait: Callable[[], None] = lambda: None
     _stores: dict[str, TensorStore] = field(default_factory=dict, repr=False)
 
     def fill_latents(self, photos: Sequence[Photo]) -> None:
         """Cache what `latents` returns."""
-        store = self._open("latents", {"vae": model_fingerprint(self.base.path / "vae")})
+        store = self._open("latents", {"vae": autoencoder_fingerprint(self.base.path)})
         by_key = {_latents_key(photo): photo for photo in photos}
 
-        def load() -> Callable[[str], Tensors]:
+        def load() -> Encoding:
             autoencoder = load_autoencoder(self.base.path).to(self.device)
 
             @torch.no_grad()
-            def encode(key: str) -> Tensors:
-                mean, std = to_latents(autoencoder, _target(by_key[key]).to(self.device))
+            def encode(pixels: torch.Tensor) -> Tensors:
+                mean, std = to_latents(autoencoder, pixels.to(self.device))
                 return {"mean": mean[0].float().cpu(), "std": std[0].float().cpu()}
 
-            return encode
+            return lambda key: _target(by_key[key]), encode
 
         self._fill(store, "latents", by_key, load)
 
@@ -273,15 +297,15 @@ class Features:
         store = self._open("text", {folder.name: model_fingerprint(folder) for folder in folders})
         by_key = {_text_key(text): text for text in texts}
 
-        def load() -> Callable[[str], Tensors]:
+        def load() -> Encoding:
             encoders = load_text_encoders(self.base.path)
             for encoder in encoders:
                 encoder.model.to(self.device)
 
-            def encode(key: str) -> Tensors:
-                return {name: tensor[0].half().cpu() for name, tensor in encode_text(encoders, [by_key[key]]).items()}
+            def encode(text: str) -> Tensors:
+                return {name: tensor[0].half().cpu() for name, tensor in encode_text(encoders, [text]).items()}
 
-            return encode
+            return by_key.__getitem__, encode
 
         self._fill(store, "text", by_key, load)
 
@@ -295,18 +319,18 @@ class Features:
         store = self._open(name, {"image_encoder": model_fingerprint(self.base.image_encoder)})
         by_key = {_crop_key(photo, crop): (photo, crop) for photo, crop in crops}
 
-        def load() -> Callable[[str], Tensors]:
+        def load() -> Encoding:
             encoder = load_image_encoder(self.base.image_encoder).to(self.device)
 
-            def encode(key: str) -> Tensors:
-                pixels = None
-                if key != ZERO:
-                    pixels = encoder_pixels(*by_key[key], size=encoder.config.image_size)
+            def read(key: str) -> torch.Tensor | None:
+                return None if key == ZERO else encoder_pixels(*by_key[key], size=encoder.config.image_size)
+
+            def encode(pixels: torch.Tensor | None) -> Tensors:
                 image_embeds, hidden_states = encode_image(encoder, pixels)
                 features = image_embeds if name == "image_embeds" else hidden_states
                 return {name: features[0].half().cpu()}
 
-            return encode
+            return read, encode
 
         self._fill(store, name, [ZERO, *by_key], load)
 
@@ -316,9 +340,9 @@ class Features:
 
         by_key = {_text_key(text): text for text in texts}
 
-        def load() -> Callable[[str], Tensors]:
+        def load() -> Encoding:
             network = load_image_text(settings, device=self.device)
-            return lambda key: {"clip_text": network.encode_text(by_key[key]).cpu()}
+            return by_key.__getitem__, lambda text: {"clip_text": network.encode_text(text).cpu()}
 
         self._fill(self._open("clip_text", {"clip": image_text_fingerprint(settings)}), "clip texts", by_key, load)
 
@@ -328,15 +352,14 @@ class Features:
 
         by_key = {_latents_key(photo): photo for photo in photos}
 
-        def load() -> Callable[[str], Tensors]:
+        def load() -> Encoding:
             network = load_image_text(settings, device=self.device)
 
             @torch.no_grad()
-            def encode(key: str) -> Tensors:
-                pixels = _target(by_key[key]).to(self.device)
-                return {"clip_image": network.encode_image(pixels)[0].cpu()}
+            def encode(pixels: torch.Tensor) -> Tensors:
+                return {"clip_image": network.encode_image(pixels.to(self.device))[0].cpu()}
 
-            return encode
+            return lambda key: _target(by_key[key]), encode
 
         self._fill(self._open("clip_image", {"clip": image_text_fingerprint(settings)}), "clip images", by_key, load)
 
@@ -353,16 +376,16 @@ class Features:
         store = self._open("face_embeds", {"face_pack": model_fingerprint(self.base.face_pack)})
         by_key = {photo.prepared.sha256: photo for photo in photos}
 
-        def load() -> Callable[[str], Tensors]:
+        def load() -> Encoding:
             # insightface wants packs in a folder "models".
             pack = self.base.face_pack.resolve()
             analysis = InsightFaceAnalysis(root=pack.parent.parent, model_pack=pack.name)
 
-            def encode(key: str) -> Tensors:
-                faces = analysis.detect(np.array(read_picture(by_key[key].path)[0]))
+            def encode(pixels: np.ndarray) -> Tensors:
+                faces = analysis.detect(pixels)
                 return {"face_embeds": torch.from_numpy(faces[0].embedding) if faces else torch.zeros(0)}
 
-            return encode
+            return lambda key: np.array(read_picture(by_key[key].path)[0]), encode
 
         self._fill(store, "faces", by_key, load)
 
@@ -396,22 +419,59 @@ class Features:
         return self._stores[kind]
 
     def _fill(
-        self, store: TensorStore, stage: str, keys: Collection[str], load: Callable[[], Callable[[str], Tensors]]
+        self, store: TensorStore, stage: str, keys: Collection[str], load: Callable[[], Encoding]
     ) -> None:
         """Compute what is missing with a model that is loaded only then."""
         missing = store.missing(keys)
-        if not missing:
-            return
-        done = len(keys) - len(missing)
+        if missing:
+            self._fill_missing(store, stage, keys, missing, load)
+        # Not earlier: another process may have found something missing that this one has just written.
+        self.wait()
+        store.reload()
+
+    def _fill_missing(
+        self,
+        store: TensorStore,
+        stage: str,
+        keys: Collection[str],
+        missing: Sequence[str],
+        load: Callable[[], Encoding],
+    ) -> None:
+        # By the key alone: what is missing changes while others write.
+        mine = [key for key in missing if int(key[-8:], 16) % self.processes == self.process]
+        done, all_mine = len(keys) - len(missing), len(keys) - len(missing) + len(mine)
 
         def advance() -> None:
             nonlocal done
             done += 1
-            self.progress(stage, done, len(keys))
+            self.progress(stage, done, all_mine)
 
-        self.progress(stage, done, len(keys))
-        with _released(self.device):
-            store.fill(missing, load(), advance)
+        self.progress(stage, done, all_mine)
+        if mine:
+            with _released(self.device):
+                read, encode = load()
+                with _read_ahead(read, mine, self.device) as ready:
+                    store.fill(mine, lambda key: encode(ready(key)), advance)
+
+
+@contextmanager
+def _read_ahead(
+    read: Callable[[str], Any], keys: Sequence[str], device: torch.device
+) -> Iterator[Callable[[str], Any]]:
+    """`read`, for keys that are asked for in this order: while a device computes, threads read the next photos."""
+    if device.type == "cpu":
+        yield read
+        return
+    with ThreadPoolExecutor(max_workers=READERS) as pool:
+        waiting = iter(keys)
+        reading = deque(pool.submit(read, key) for key in itertools.islice(waiting, 2 * READERS))
+
+        def ready(key: str) -> Any:
+            result = reading.popleft().result()
+            reading.extend(pool.submit(read, following) for following in itertools.islice(waiting, 1))
+            return result
+
+        yield ready
 
 
 def _target(photo: Photo) -> torch.Tensor:

@@ -11,12 +11,20 @@ SAMPLED_BLOCKS, BLOCK_BYTES = 64, 4096
 def model_fingerprint(folder: Path) -> str:
     """A hash of the files of a model folder: names, sizes, and samples of their content spread over each file.
 
-    Reading all of the weights would take minutes.
+    Reading all of the weights would take minutes; an edit of a few tensors may go unnoticed.
+
+    Raises:
+        FileNotFoundError: no such folder, or an empty one.
     """
     digest = hashlib.sha256()
-    for path in sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(".")):
+    # Hidden files and folders hold what downloaders and systems remember.
+    named = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
+    files = {name: path for name, path in named.items() if not any(part.startswith(".") for part in name.split("/"))}
+    if not files:
+        raise FileNotFoundError(f"There are no files in {folder}, where a model is expected.")
+    for name, path in sorted(files.items()):
         size = path.stat().st_size
-        digest.update(f"{path.relative_to(folder)} {size}\n".encode())
+        digest.update(f"{name} {size}\n".encode())
         with path.open("rb") as file:
             for block in range(SAMPLED_BLOCKS):
                 file.seek(block * max(0, size - BLOCK_BYTES) // (SAMPLED_BLOCKS - 1))

@@ -20,12 +20,11 @@ from ..models.keypoint_network import (
     heatmap_divergence,
     write_keypoint_network,
 )
-from .base import Denoiser
+from .base import Denoiser, autoencoder_fingerprint
 from .batches import TIMESTEPS, Targets, stacked, target_row
 from .config import KeypointTraining
-from .data import ONE_ROW, Draws, Share, Totals
+from .data import ONE_ROW, Ahead, Draws, Share, Totals
 from .features import Features, People
-from .fingerprint import model_fingerprint
 from .losses import add_noise, joint_error, predicted_latents
 from .pictures import picture
 from .randomness import keyed_generator
@@ -68,21 +67,22 @@ class KeypointStep(nn.Module):
     @torch.no_grad()
     def latents(self, targets: KeypointTargets) -> torch.Tensor:
         """[b, C, h, w] what the network sees: the photo's latents, or the base's guess at them."""
-        if not targets.is_guess.any():
+        (rows,) = targets.is_guess.nonzero(as_tuple=True)
+        if not len(rows):
             return targets.latents
-        denoiser = self._frozen["denoiser"]
-        noisy = add_noise(targets.latents, targets.noise, denoiser.alphas_cumprod, targets.timesteps)
+        denoiser, timesteps = self._frozen["denoiser"], targets.timesteps[rows]
+        noisy = add_noise(targets.latents[rows], targets.noise[rows], denoiser.alphas_cumprod, timesteps)
         prediction = denoiser.predict(
-            noisy, targets.timesteps, text=targets.text, pooled_text=targets.pooled_text, time_ids=targets.time_ids
-        )
-        guess = predicted_latents(
-            prediction,
             noisy,
-            denoiser.alphas_cumprod,
-            targets.timesteps,
-            prediction_type=denoiser.prediction_type,
+            timesteps,
+            text=targets.text[rows],
+            pooled_text=None if targets.pooled_text is None else targets.pooled_text[rows],
+            time_ids=targets.time_ids[rows],
         )
-        return torch.where(targets.is_guess.view(-1, 1, 1, 1), guess, targets.latents)
+        guesses = predicted_latents(
+            prediction, noisy, denoiser.alphas_cumprod, timesteps, prediction_type=denoiser.prediction_type
+        )
+        return targets.latents.index_copy(0, rows, guesses)
 
 
 class KeypointTask:
@@ -90,10 +90,8 @@ class KeypointTask:
 
     Args:
         config: of the run.
-        people: the data set.
-        features: of its photos, filled by `fill_cache`.
         denoiser: the UNet whose guesses the network learns from.
-        share: what this process computes.
+        device: where everything computes once `load_data` was called.
 
     Attributes:
         module: `KeypointStep`.
@@ -103,12 +101,10 @@ class KeypointTask:
 
     terms = {"position": POSITION, "heatmap": HEATMAP, "presence": PRESENCE}
 
-    def __init__(
-        self, config: KeypointTraining, *, people: People, features: Features, denoiser: Denoiser, share: Share
-    ):
-        self.people = people
+    def __init__(self, config: KeypointTraining, *, denoiser: Denoiser, device: torch.device):
         self._config = config
-        self._features = features
+        self._denoiser = denoiser
+        self._device = device
         settings = config.network
         layout = KeypointNetworkLayout(
             latent_channels=denoiser.unet.config.in_channels, width=settings.width, depth=settings.depth
@@ -116,17 +112,35 @@ class KeypointTask:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.run.seed)
             network = KeypointNetwork(layout)
-        self.module = KeypointStep(network, denoiser=denoiser).to(features.device)
-        draws: dict[str, Any] = {"references": 1, "seed": config.run.seed}
-        self._training = Draws(people.train, purpose="training", share=share, **draws)
-        self._validation = Draws(people.test, purpose="validation", share=share, **draws) if people.test else None
-        self._samples = Draws(people.test or people.train, purpose="samples", share=ONE_ROW, **draws)
+        self.module = KeypointStep(network, denoiser=denoiser)
+        self.people: People | None = None
         # Noise levels are used up to the last one above the gate.
         self._timesteps = int((denoiser.alphas_cumprod > settings.min_alpha_bar).sum())
 
+    def load_data(self, people: People, features: Features, share: Share) -> None:
+        """Compute what is not cached yet of the features that training reads, and move to the device.
+
+        Args:
+            people: the data set.
+            features: of its photos.
+            share: what this process computes.
+        """
+        features.fill_latents(people.photos)
+        features.fill_text(["", *dict.fromkeys(photo.prepared.caption for photo in people.photos)])
+        self.people = people
+        self._features = features
+        self._denoiser.to(self._device)
+        self.module.to(self._device)
+        draws: dict[str, Any] = {"references": 1, "seed": self._config.run.seed}
+        self._training = Draws(people.train, purpose="training", share=share, **draws)
+        self._validation = Draws(people.test, purpose="validation", share=share, **draws) if people.test else None
+        self._samples = Draws(people.test or people.train, purpose="samples", share=ONE_ROW, **draws)
+        noisy = self._config.network.noisy
+        self._ahead = Ahead(lambda number: self._targets(self._training, number, noisy=noisy), device=self._device)
+
     def loss_terms(self, module: nn.Module, number: int, step: int) -> tuple[dict[str, torch.Tensor], Targets]:
         """[b] values of every term for this process's rows of forward pass `number`."""
-        targets = self._targets(self._training, number, noisy=self._config.network.noisy)
+        targets = self._ahead.get(number).to(self._device)
         return module(targets), targets
 
     @torch.no_grad()
@@ -139,7 +153,7 @@ class KeypointTask:
         totals = Totals()
         for number in range(self._config.run.validation_batches if self._validation else 0):
             for suffix, noisy in (("", 0.0), ("_guess", 1.0)):
-                targets = self._targets(self._validation, number, noisy=noisy)
+                targets = self._targets(self._validation, number, noisy=noisy).to(self._device)
                 with autocast():
                     terms = self.module(targets)
                     positions = self.module.network(self.module.latents(targets)).positions
@@ -160,7 +174,7 @@ class KeypointTask:
             image = to_image(picture(read_picture(photo.path)[0], photo.placement))
             row = []
             for noisy in (0.0, 1.0):
-                targets = self._targets(self._samples, number, noisy=noisy)
+                targets = self._targets(self._samples, number, noisy=noisy).to(self._device)
                 with autocast():
                     positions = self.module.network(self.module.latents(targets)).positions[0]
                 row.append(_with_joints(image, targets.joints[0], positions))
@@ -174,8 +188,8 @@ class KeypointTask:
         Args:
             training: summary for its metadata.
         """
-        vae = model_fingerprint(self._config.base.path / "vae")
-        write_keypoint_network(path, self.module.network, latent_space=vae, training=training)
+        latent_space = autoencoder_fingerprint(self._config.base.path)
+        write_keypoint_network(path, self.module.network, latent_space=latent_space, training=training)
 
     def _targets(self, draws: Draws, number: int, *, noisy: float) -> KeypointTargets:
         samples, keys = draws.batch(number)
@@ -187,7 +201,7 @@ class KeypointTask:
             row = target_row(self._features, photo, generator, has_text=True)
             row["timesteps"] = row["timesteps"] * self._timesteps // TIMESTEPS
             rows.append(KeypointTargets(**row, is_guess=guess))
-        return stacked(rows).to(self._features.device)
+        return stacked(rows)
 
 
 def _with_joints(image: Image.Image, joints: torch.Tensor, positions: torch.Tensor) -> Image.Image:
@@ -202,12 +216,6 @@ def _with_joints(image: Image.Image, joints: torch.Tensor, positions: torch.Tens
             for (left, top), colour in zip(places, ("lime", "red"), strict=True):
                 draw.ellipse((left - 2, top - 2, left + 2, top + 2), fill=colour)
     return shown
-
-
-def fill_cache(config: KeypointTraining, people: People, features: Features) -> None:
-    """Compute what is not cached yet of the features that training reads."""
-    features.fill_latents(people.photos)
-    features.fill_text(["", *dict.fromkeys(photo.prepared.caption for photo in people.photos)])
 
 
 def result_depends_on(config: KeypointTraining) -> dict[str, str]:

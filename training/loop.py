@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import InitProcessGroupKwargs, gather_object
+from accelerate.utils import DistributedDataParallelKwargs, DistributedType, InitProcessGroupKwargs, gather_object
 from diffusers.optimization import get_scheduler
 from diffusers.training_utils import EMAModel
 from PIL import Image
@@ -26,13 +26,18 @@ from .base import base_fingerprint, check_base, load_denoiser
 from .batches import Targets
 from .config import AdapterTraining, OptimizerSettings, TrainingConfig, resolved
 from .data import Share, Totals
-from .features import SEEN_FILE, Features, People, Progress, check_photos, load_people
+from .features import Features, People, check_photos, load_people
+from .progress import Progress
 from .run_folder import RunFolder, RunLog, TrainingError, environment
 
 PRECISIONS = {"fp32": (torch.float32, "no"), "bf16": (torch.bfloat16, "bf16"), "fp16": (torch.float16, "fp16")}
 
 PATIENCE = timedelta(days=1)
-"""For processes that wait while one of them fills the cache."""
+"""For processes that wait while others fill their part of the cache, or one of them writes the result."""
+
+MAX_SKIPPED = 100
+
+PARALLEL = (DistributedType.NO, DistributedType.MULTI_GPU, DistributedType.MULTI_CPU)
 
 FREE = {
     "run.output",
@@ -72,6 +77,8 @@ class Task(Protocol):
     terms: dict[str, float]
     people: People
 
+    def load_data(self, people: People, features: Features, share: Share) -> None: ...
+
     def loss_terms(
         self, module: torch.nn.Module, number: int, step: int
     ) -> tuple[dict[str, torch.Tensor], Targets]: ...
@@ -100,8 +107,18 @@ def train(config: TrainingConfig, progress: Progress = lambda stage, done, total
     dtype, mixed_precision = PRECISIONS[config.run.precision]
     check_base(config.base.path)
     accelerator = Accelerator(
-        mixed_precision=mixed_precision, kwargs_handlers=[InitProcessGroupKwargs(timeout=PATIENCE)]
+        mixed_precision=mixed_precision,
+        kwargs_handlers=[
+            InitProcessGroupKwargs(timeout=PATIENCE),
+            # Otherwise every process holds the gradients twice.
+            DistributedDataParallelKwargs(gradient_as_bucket_view=True),
+        ],
     )
+    if accelerator.distributed_type not in PARALLEL:
+        raise ValueError(
+            f"accelerate is set up for {accelerator.distributed_type.value}, but bolid train only knows processes that "
+            "each hold the whole model. Run accelerate config again, or give accelerate launch --multi_gpu."
+        )
     if config.run.precision == "fp16" and accelerator.device.type == "cpu":
         raise ValueError('run.precision "fp16" needs a GPU. Take "bf16" or "fp32".')
     if not accelerator.is_main_process:
@@ -114,18 +131,29 @@ def train(config: TrainingConfig, progress: Progress = lambda stage, done, total
     folder = RunFolder(config.run.output, _depends_on(config, people, share, method.result_depends_on(config)))
 
     cache = config.data.cache or config.data.path / "cache"
-    features = Features(folder=cache, base=config.base, device=accelerator.device, progress=progress)
-    with accelerator.main_process_first():
-        if accelerator.is_main_process:
-            check_photos(people.photos, cache / SEEN_FILE, progress)
-        method.fill_cache(config, people, features)
-
-    denoiser = load_denoiser(config.base.path, device=accelerator.device, dtype=dtype)
-    if config.run.gradient_checkpointing:
-        denoiser.unet.enable_gradient_checkpointing()
-    task = method.task(config, people=people, features=features, denoiser=denoiser, share=share)
+    features = Features(
+        folder=cache,
+        base=config.base,
+        device=accelerator.device,
+        progress=progress,
+        process=share.process,
+        processes=share.processes,
+        wait=accelerator.wait_for_everyone,
+    )
     try:
-        return _Run(config, accelerator, task, folder, share, progress).go()
+        # First all that may be wrong with the config, then what takes hours.
+        denoiser = load_denoiser(config.base.path, dtype=dtype)
+        if config.run.gradient_checkpointing:
+            denoiser.unet.enable_gradient_checkpointing()
+        task = method.task(config, denoiser=denoiser, device=accelerator.device)
+        optimizer = _optimizer(config.optimizer, list(task.module.parameters()))
+        if accelerator.is_main_process:
+            check_photos(people.photos, cache / f"photos-{people.fingerprint[:12]}.json", progress)
+        accelerator.wait_for_everyone()
+        task.load_data(people, features, share)
+        return _Run(config, accelerator, task, optimizer, folder, share, progress).go()
+    except FileNotFoundError:
+        raise
     except (OSError, SafetensorError) as error:
         raise TrainingError(
             f"A file could not be read or written ({error}). {folder.last_checkpoint()} If the disk is full, make "
@@ -172,6 +200,7 @@ class _Run:
         config: TrainingConfig,
         accelerator: Accelerator,
         task: Task,
+        optimizer: torch.optim.Optimizer,
         folder: RunFolder,
         share: Share,
         progress: Progress,
@@ -184,7 +213,7 @@ class _Run:
         self._progress = progress
         self._weights = list(task.module.parameters())
         self._module = accelerator.prepare_model(task.module)
-        self._optimizer = accelerator.prepare_optimizer(_optimizer(config.optimizer, self._weights))
+        self._optimizer = accelerator.prepare_optimizer(optimizer)
         self._schedule = get_scheduler(
             {"constant": "constant_with_warmup"}.get(config.optimizer.schedule, config.optimizer.schedule),
             self._optimizer.optimizer,
@@ -195,11 +224,18 @@ class _Run:
         self._average = EMAModel(self._weights, decay=decay) if decay else None
         self._validation: dict[str, float] = {}
         self._log: RunLog | None = None
+        self._skipped = 0
 
     def go(self) -> dict[str, Any]:
         """Everything from the last checkpoint on."""
-        config, run = self._config, self._config.run
+        run = self._config.run
         start = self._resume()
+        starts = sorted(set(gather_object([start])))
+        if len(starts) > 1:
+            raise ValueError(
+                f"The processes find different checkpoints in {run.output} (steps {', '.join(map(str, starts))}): it "
+                "must be the same folder for all of them, on a disk that the machines share."
+            )
         if start > run.steps:
             raise ValueError(
                 f"{run.output} has a checkpoint of step {start}, but run.steps is {run.steps}. Set it to at least "
@@ -208,11 +244,25 @@ class _Run:
         if start == run.steps == self._folder.result_step():
             return self._result()
         if self._accelerator.is_main_process:
-            self._folder.start(resolved(config), environment())
+            self._folder.start(resolved(self._config), environment())
             self._log = RunLog(self._folder.folder, step=start)
         self._accelerator.wait_for_everyone()
+        try:
+            self._go_on(start)
+        finally:
+            if self._log is not None:
+                self._log.close()
+                self._folder.close()
+        self._accelerator.wait_for_everyone()
+        return self._result()
+
+    def _go_on(self, start: int) -> None:
+        """The steps after `start`, and the result."""
+        run = self._config.run
         if start == 0:
             self._validate(0)
+            if run.sample_every:
+                self._sample(0)  # what cannot be drawn at all is known at once
         began, samples_per_step = time.monotonic(), self._share.all_rows * run.gradient_accumulation
         self._progress("samples", start * samples_per_step, run.steps * samples_per_step)
         with _stop_requests(self._accelerator) as stop:
@@ -225,19 +275,15 @@ class _Run:
                     self._log.show(step, "train", {"samples_per_second": speed})
                 if step % run.validate_every == 0 or is_last:
                     self._validate(step)
-                if run.sample_every and (step % run.sample_every == 0 or is_last):
-                    self._sample(step)
                 if step % run.save_every == 0 or is_last or stop.is_set:
                     self._save(step)
+                if run.sample_every and (step % run.sample_every == 0 or is_last):
+                    self._sample(step)
                 if stop.is_set:
                     raise KeyboardInterrupt
-        self._accelerator.wait_for_everyone()
         if self._accelerator.is_main_process:
             with self._averaged():
                 self._task.write_result(self._folder.adapter(), self._summary(run.steps))
-            self._log.close()
-        self._accelerator.wait_for_everyone()
-        return self._result()
 
     def _result(self) -> dict[str, Any]:
         return {
@@ -253,28 +299,36 @@ class _Run:
         logs = self._accelerator.is_main_process and step % self._config.run.log_every == 0
         values: dict[str, float] = {}
         for number in range((step - 1) * passes, step * passes):
-            is_last = number == step * passes - 1
+            is_first, is_last = number == (step - 1) * passes, number == step * passes - 1
             with contextlib.nullcontext() if is_last else accelerator.no_sync(self._module):
                 terms, batch = self._task.loss_terms(self._module, number, step - 1)
                 means = self._checked_means(step, terms, batch)
                 values = {name: values.get(name, 0.0) + mean / passes for name, mean in means.items()}
                 weighted = {name: self._task.terms[name] * value.mean() for name, value in terms.items()}
-                norms = self._term_norms(weighted) if logs and is_last else {}
+                if is_first:  # when there are no gradients yet beside which these would need memory
+                    norms = self._term_norms(weighted) if logs else {}
                 accelerator.backward(sum(weighted.values()) / passes)
         norm = float(accelerator.clip_grad_norm_(self._weights, self._config.optimizer.max_grad_norm))
         if not math.isfinite(norm) and accelerator.scaler is None:
             self._stop_not_finite(step, "the gradient", batch.names)
+        learning_rate = self._schedule.get_last_lr()[0]
         self._optimizer.step()
+        self._check_skipped(step, batch)
         self._schedule.step()
         self._optimizer.zero_grad()
         if self._average is not None:
             self._average.step(self._weights)
         loss = sum(self._task.terms[name] * value for name, value in values.items())
         if logs:
-            learning_rate = self._schedule.get_last_lr()[0]
             named = {"loss": loss, **values, "gradient_norm": norm, **norms, "learning_rate": learning_rate}
             self._log.write(step, "train", named)
         return loss
+
+    def _check_skipped(self, step: int, batch: Targets) -> None:
+        """In half precision single steps with too large a gradient are skipped; many in a row are a broken run."""
+        self._skipped = self._skipped + 1 if self._optimizer.step_was_skipped else 0
+        if self._skipped >= MAX_SKIPPED:
+            self._stop_not_finite(step, f"the gradient of {MAX_SKIPPED} steps in a row", batch.names)
 
     def _checked_means(self, step: int, terms: dict[str, torch.Tensor], batch: Targets) -> dict[str, float]:
         """Mean of each term over all processes; the same on each, so that all stop together."""
@@ -298,11 +352,14 @@ class _Run:
         active = {name: value for name, value in weighted.items() if value.requires_grad}
         if len(active) < 2:
             return {}
+        # As in the backward pass: small gradients would be lost in half precision.
+        scale = 1.0 if self._accelerator.scaler is None else self._accelerator.scaler.get_scale()
         norms = {}
         for name, value in active.items():
-            gradients = torch.autograd.grad(value, self._weights, retain_graph=True, allow_unused=True)
+            gradients = torch.autograd.grad(value * scale, self._weights, retain_graph=True, allow_unused=True)
             present = [gradient.float().norm() for gradient in gradients if gradient is not None]
-            norms[f"gradient_norm_{name}"] = float(torch.stack(present).norm())
+            norms[f"gradient_norm_{name}"] = float(torch.stack(present).norm()) / scale
+            del gradients, present
         return norms
 
     def _validate(self, step: int) -> None:

@@ -89,7 +89,7 @@ def gate(alphas_cumprod: torch.Tensor, timesteps: torch.Tensor, *, min_alpha_bar
 
 
 def joint_error(positions: torch.Tensor, joints: torch.Tensor) -> torch.Tensor:
-    """[b] mean over visible joints of ‖p_gen - p_ref‖²; 0 for a sample without any.
+    """[b] mean over visible joints of ‖p_gen - p_ref‖², x in widths and y in heights; 0 for a sample without any.
 
     Args:
         positions: [b, 12, 2] predicted x, y in 0 to 1.
@@ -104,8 +104,9 @@ def bone_ratio_error(positions: torch.Tensor, joints: torch.Tensor, *, aspect: f
     """[b] how much the ratios of the bones differ: the variance over bones of log(length / true length).
 
     The true lengths are those in the target picture. It shows the same person as the references, in the pose that is
-    being drawn, so its bones are foreshortened as the predicted ones have to be; the references' are not. The size of
-    the person does not matter. 0 for a sample with fewer than two visible bones.
+    being drawn, so its bones are foreshortened as the predicted ones have to be; the references' are not. Only ratios
+    count: a factor common to all bones cancels, up to `MIN_BONE`, which keeps short bones from mattering. 0 for a
+    sample with fewer than two visible bones.
 
     Args:
         positions, joints: see `joint_error`.

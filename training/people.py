@@ -6,7 +6,6 @@ It is one file, `people.json`, in the folder that `bolid prepare` writes; the ph
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -14,12 +13,14 @@ from pydantic import Field, ValidationError
 
 from ..models.keypoints import COCO_KEYPOINTS
 from .config import Count, Fraction, Section
+from .files import write_text
 
 FORMAT: Literal[1] = 1
 PEOPLE_FILE = "people.json"
 
 DEFAULT_CAPTION = "a photo of a person"
-MAX_FINGERPRINT_DISTANCE = 32
+MAX_FINGERPRINT_DISTANCE = 16
+"""With more, nearly every pair of photos would have to be compared."""
 
 Keypoint = tuple[Fraction, Fraction, Fraction]
 Keypoints = Annotated[tuple[Keypoint, ...], Field(min_length=len(COCO_KEYPOINTS), max_length=len(COCO_KEYPOINTS))]
@@ -147,16 +148,3 @@ def check_format(path: Path) -> None:
             f"{path} has format {version}, and this version of BoLID reads up to {FORMAT}. Update BoLID, or prepare "
             "the photos into another folder."
         )
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file in one step: whatever happens, the old or the new one is there, and whole."""
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        with partial.open("w", encoding="utf-8", newline="\n") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)

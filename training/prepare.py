@@ -15,15 +15,10 @@ import itertools
 import json
 import logging
 import math
-import multiprocessing
 import os
-import signal
-import threading
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -46,6 +41,7 @@ from .captions import (
     names_person,
 )
 from .config import Section
+from .files import write_text
 from .fingerprint import model_fingerprint
 from .journal import Journal
 from .people import (
@@ -58,15 +54,16 @@ from .people import (
     PrepareSettings,
     Sha256,
     check_format,
-    write_text,
 )
+from .processes import ProcessDied, cores, results_in_processes
+from .progress import Progress
 
 logger = logging.getLogger(__name__)
 
 PHOTOS_FILE, CAPTIONS_FILE, WORKERS_LOG = "photos.jsonl", "captions.jsonl", "workers.log"
 REPORT_FILE, REPORT_PAGE = "report.json", "report.md"
 
-ANALYSIS = 1
+ANALYSIS = 2
 """To be raised when the same photo would give other facts."""
 
 MIN_PHOTOS = 2
@@ -91,9 +88,6 @@ PhotoReason = Literal[
     "near duplicate",
 ]
 PersonReason = Literal["no photo", "fewer than two photos"]
-
-Progress = Callable[[str, int, int], None]
-"""Called with what is being done, how much of it is done, and how much there is; the first time before any is done."""
 
 
 class LeftOut(Section):
@@ -159,7 +153,7 @@ def prepare(
     settings: PrepareSettings | None = None,
     *,
     workers: int | None = None,
-    progress: Progress = lambda stage, done, total: None,
+    progress: Progress = lambda stage, done, total, note="": None,
 ) -> PrepareReport:
     """Prepare a data set.
 
@@ -188,7 +182,7 @@ def prepare(
     captioner = _Captioner(settings.caption_model, output) if settings.captions == "blip" else None
 
     output.mkdir(parents=True, exist_ok=True)
-    facts = _all_facts(source, output, found.photos, settings.min_side, workers or _cores(), progress)
+    facts = _all_facts(source, output, found.photos, settings.min_side, workers or cores(), progress)
     left_out = _left_out(facts, settings)
     kept = {file: fact for file, fact in facts.items() if file not in left_out}
     if captioner is not None:
@@ -292,6 +286,8 @@ def _folders(source: Path, output: Path) -> tuple[Path, Path]:
             f"There is no folder {source}. Give the folder that holds one folder of photos per person."
         )
     source, output = source.resolve(), output.resolve()
+    if not _is_unicode(str(source)):
+        raise ValueError(f"The name of the folder {str(source)!a} is no valid UTF-8. Rename it.")
     if output == source or output.is_relative_to(source):
         raise ValueError(
             f"The output folder {output} lies inside the source folder {source}, where it would be taken for a person. "
@@ -355,7 +351,8 @@ def _scan(source: Path) -> _Found:
         if loose:
             hint = f" {loose} photos lie in the folder itself: put those of each person into a folder of their own."
         elif nested:
-            hint = f" There are folders one level deeper, such as {ignored[0].path}: give the folder that holds them."
+            deeper = next(one.path for one in ignored if one.reason.startswith("a folder inside"))
+            hint = f" There are folders one level deeper, such as {deeper}: give the folder that holds them."
         raise ValueError(
             f"{source} has no photos. It must hold one folder per person with photos in it "
             f"({', '.join(sorted(PHOTO_EXTENSIONS))}).{hint}"
@@ -430,8 +427,11 @@ def _analysis() -> str:
     """What the facts depend on beside the photo."""
     try:
         return f"{ANALYSIS}, mediapipe {importlib.metadata.version('mediapipe')}"
-    except importlib.metadata.PackageNotFoundError:
-        return f"{ANALYSIS}"  # the detectors say what to install
+    except importlib.metadata.PackageNotFoundError as error:
+        raise RuntimeError(
+            "bolid prepare needs the package mediapipe, which is not installed: python -m pip install "
+            "mediapipe==0.10.21, in this environment. It runs on Python 3.10 to 3.12."
+        ) from error
 
 
 def _facts(source: Path, photo: _File, analysis: str, min_side: int) -> PhotoFacts:
@@ -450,8 +450,11 @@ def _facts(source: Path, photo: _File, analysis: str, min_side: int) -> PhotoFac
         return PhotoFacts(**known)
     pixels = np.asarray(picture)
     person_detector, face_detector = _detectors()
-    people, faces = person_detector.detect(pixels), face_detector.detect(pixels)
-    known["people"] = max(len(people), len(faces))
+    faces = face_detector.detect(pixels)
+    people = person_detector.detect(pixels, faces)
+    # Somebody may be seen from behind, and somebody else have no more than a face.
+    alone = [face for face in faces if not any(_is_inside(face, person) for person in people)]
+    known["people"] = len(people) + len(alone)
     face = next(iter(faces), None)
     if people:
         face = next((face for face in faces if _is_face_of(face, people[0])), None)
@@ -486,6 +489,12 @@ def _is_face_of(face: Face, person: Person) -> bool:
     return bool(visibility > 0 and x0 <= x <= x1 and y0 <= y <= y1)
 
 
+def _is_inside(face: Face, person: Person) -> bool:
+    x0, y0, x1, y1 = person.box
+    left, top, right, bottom = face.box
+    return x0 <= (left + right) / 2 <= x1 and y0 <= (top + bottom) / 2 <= y1
+
+
 def _relative(box: tuple[float, float, float, float], size: tuple[int, int]) -> tuple[float, ...]:
     return _fractions(edge / length for edge, length in zip(box, size * 2, strict=True))
 
@@ -495,10 +504,6 @@ def _fractions(values: Any) -> tuple[float, ...]:
 
 
 # Many photos at once
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _all_facts(
@@ -545,56 +550,22 @@ def _in_processes(
     look: Callable[[_File], PhotoFacts], photos: Sequence[_File], workers: int, log: Path
 ) -> Generator[PhotoFacts]:
     """Results as they come; in any order."""
-    workers = min(workers, len(photos))
     log.write_bytes(b"")
-    pool = ProcessPoolExecutor(
-        workers, mp_context=multiprocessing.get_context("spawn"), initializer=_begin_worker, initargs=(log,)
-    )
-    waiting = iter(photos)
-    running: dict[Future[PhotoFacts], _File] = {}
     try:
-        with _without_interrupts():
-            running |= {pool.submit(look, photo): photo for photo in itertools.islice(waiting, 2 * workers)}
-        while running:
-            done, _ = wait(running, return_when=FIRST_COMPLETED)
-            for future in done:
-                yield future.result()
-                del running[future]
-            running |= {pool.submit(look, photo): photo for photo in itertools.islice(waiting, len(done))}
-    except BrokenProcessPool as error:
-        files = ", ".join(photo.file for photo in running.values())
+        yield from results_in_processes(look, photos, workers=workers, initializer=functools.partial(_hush, log))
+    except ProcessDied as error:
+        files = ", ".join(photo.file for photo in error.items)
         raise RuntimeError(
             f"A process ended by itself while it looked at one of these photos: {files}. The computer may be short of "
             f"memory (take fewer workers), or a photo is broken in a way that Pillow or mediapipe does not survive "
-            f"(take it away); {log} may say more. The same command goes on where this one stopped."
+            f"(take it away; with one worker at most two are named); {log} may say more. The same command goes on "
+            "where this one stopped."
         ) from error
-    finally:
-        pool.shutdown(cancel_futures=True)
 
 
-@contextlib.contextmanager
-def _without_interrupts() -> Iterator[None]:
-    """Processes that start meanwhile never see Ctrl-C, which a terminal sends to all; their parent ends them."""
-    if not hasattr(signal, "pthread_sigmask"):
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def _begin_worker(log: Path) -> None:
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    # mediapipe writes notes for its authors to the terminal, across the progress bar.
+def _hush(log: Path) -> None:
+    """mediapipe writes notes for its authors to the terminal, across the progress bar."""
     os.dup2(os.open(log, os.O_WRONLY | os.O_APPEND), 2)
-
-
-def _end_with_parent() -> None:
-    """A worker whose parent was killed would wait for work for ever."""
-    multiprocessing.parent_process().join()
-    os._exit(1)
 
 
 # What is left out
@@ -602,7 +573,11 @@ def _end_with_parent() -> None:
 
 def _left_out(facts: Mapping[str, PhotoFacts], settings: PrepareSettings) -> dict[str, LeftOut]:
     """Photos that are of no use, by file; each for the first reason that holds."""
-    elsewhere = _under_two_people([fact for fact in facts.values() if fact.people], settings.near_duplicates)
+    elsewhere = _under_two_people(
+        # Not what else may be known of a photo: an earlier run may have looked at it with other settings.
+        [fact for fact in facts.values() if _reason(fact, settings)[0] is None],
+        settings.near_duplicates,
+    )
     left_out = {}
     for file, fact in facts.items():
         reason, detail = _reason(fact, settings)

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
-import os
+import math
 import platform
 import time
 import zipfile
@@ -24,15 +24,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock, Timeout
 from PIL import Image
 from safetensors import SafetensorError
 
 from ..models.checkpoint import read_metadata
-from .people import write_text
+from .files import PARTIAL, replaced, write_text
 
 FORMAT = 1
 RECORD = "run.json"
-PARTIAL = ".partial"
+LOCK = ".lock"
 
 PACKAGES = ("bolid", "torch", "diffusers", "transformers", "accelerate", "open-clip-torch", "bitsandbytes", "numpy")
 
@@ -56,6 +57,7 @@ class RunFolder:
         self.folder = folder
         self.depends_on = json.loads(json.dumps(depends_on))
         self._record = folder / RECORD
+        self._lock = FileLock(folder / LOCK)
         if folder.exists() and not folder.is_dir():
             raise ValueError(f"run.output is {folder}, which is a file. Give a folder.")
         if self._record.is_file():
@@ -64,7 +66,7 @@ class RunFolder:
             except ValueError as error:
                 raise ValueError(f"{self._record} is damaged ({error}). Give another run.output.") from None
             self._check_same(recorded)
-        elif folder.is_dir() and any(path.name != f".{RECORD}{PARTIAL}" for path in folder.iterdir()):
+        elif folder.is_dir() and any(not path.name.startswith((LOCK, f".{RECORD}.")) for path in folder.iterdir()):
             raise ValueError(
                 f"run.output is {folder}, which holds other files and no run. Give a new one: nothing is overwritten."
             )
@@ -88,8 +90,18 @@ class RunFolder:
             )
 
     def start(self, config: dict[str, Any], environment: dict[str, Any]) -> None:
-        """Write down that the run is started, or goes on."""
+        """Write down that the run is started, or goes on; until `close` no other process can.
+
+        Raises:
+            ValueError: another process is at it.
+        """
         self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            self._lock.acquire(timeout=0)
+        except Timeout:
+            raise ValueError(
+                f"Another process is training into {self.folder}. Wait for it, stop it, or give another run.output."
+            ) from None
         # First: without it the folder would be taken for somebody else's.
         write_text(self._record, _json({"format": FORMAT, "depends_on": self.depends_on}))
         for name in ("checkpoints", "adapters", "samples"):
@@ -100,6 +112,10 @@ class RunFolder:
         with (self.folder / "starts.jsonl").open("a", encoding="utf-8") as file:
             entry = {"time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "config": config, "environment": environment}
             file.write(json.dumps(entry) + "\n")
+
+    def close(self) -> None:
+        """Let other processes go on with the run."""
+        self._lock.release()
 
     def adapter(self, step: int | None = None) -> Path:
         """Where the result is written, or that of an earlier step."""
@@ -132,20 +148,14 @@ class RunFolder:
             TrainingError: it could not be written; the earlier ones are still there.
         """
         path = self.folder / "checkpoints" / f"step-{step:08d}.pt"
-        partial = path.with_name(f".{path.name}{PARTIAL}")
         try:
-            with partial.open("wb") as file:
+            with replaced(path) as partial, partial.open("wb") as file:
                 torch.save(state, file)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(partial, path)
         except (OSError, RuntimeError) as error:
             raise TrainingError(
                 f"The checkpoint of step {step} could not be written ({error}). {self.last_checkpoint()} Make room on "
                 "the disk; the same command then goes on."
             ) from error
-        finally:
-            partial.unlink(missing_ok=True)
         for old in self.checkpoints()[:-keep]:
             old.unlink()
 
@@ -195,7 +205,9 @@ class RunLog:
         Args:
             kind: "train" or "validation".
         """
-        self._file.write(json.dumps({"step": step, "kind": kind, **values}) + "\n")
+        # In half precision a gradient may be infinite, which JSON cannot say.
+        finite = {name: value if math.isfinite(value) else None for name, value in values.items()}
+        self._file.write(json.dumps({"step": step, "kind": kind, **finite}) + "\n")
         self._file.flush()
         self.show(step, kind, values)
 
@@ -208,13 +220,8 @@ class RunLog:
         """A sample grid."""
         import numpy as np
 
-        path = self._samples / f"step-{step:08d}.png"
-        partial = path.with_name(f".{path.name}{PARTIAL}")
-        try:
+        with replaced(self._samples / f"step-{step:08d}.png") as partial:
             image.save(partial, format="PNG")
-            os.replace(partial, path)
-        finally:
-            partial.unlink(missing_ok=True)
         self._board.add_image("samples", np.asarray(image), step, dataformats="HWC")
 
     def close(self) -> None:

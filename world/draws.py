@@ -43,8 +43,9 @@ class Draws:
         return values[self.integer(0, len(values) - 1)]
 
     def weighted(self, weights: Mapping[T, float]) -> T:
-        threshold = self.uniform(0, sum(weights.values()))
-        totals = itertools.accumulate(weights.values())
+        totals = list(itertools.accumulate(weights.values()))
+        # Not sum(), which rounds otherwise from Python 3.12 on.
+        threshold = self.uniform(0, totals[-1])
         return next(value for value, total in zip(weights, totals, strict=True) if total > threshold)
 
     def shuffled(self, values: Sequence[T]) -> list[T]:

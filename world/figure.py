@@ -11,7 +11,6 @@ import skia
 from ..models.keypoints import JOINTS
 from . import parts
 from .colours import CLOTH, Colour, darker, lighter
-from .draws import Draws
 from .heads import Head, draw_back_hair, draw_head, place_head
 from .identities import Top
 from .scenes import Scene
@@ -19,6 +18,9 @@ from .shapes import Brush, capsule, circle, ellipse, hull, polygon, rectangle, s
 
 LONG_SLEEVES = ("sweater", "shirt", "hoodie", "jacket")
 NECKLINES = ("t-shirt", "tank top", "dress")
+
+BALLOON = 0.34
+"""From its middle to its top."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +31,7 @@ class Figure:
         joints: by name.
         depths: z of the joints, by name; positive towards the camera.
         build: thickness; 1 is average.
+        balloon: its middle, or None.
     """
 
     scene: Scene
@@ -36,6 +39,7 @@ class Figure:
     depths: dict[str, float]
     build: float
     head: Head
+    balloon: complex | None
 
     @property
     def neck(self) -> complex:
@@ -61,6 +65,15 @@ class Figure:
             max(point.imag + 0.1 for point in points),
         )
 
+    def kept(self) -> list[float]:
+        """Beginnings and ends, in x, of what the frame never cuts off: most of the face, hands that do what the
+        caption says, the balloon."""
+        spots = [(self.head.centre, 0.25)]
+        spots += [(self.joints[f"{('left', 'right')[side]}_wrist"], 0.15) for side in self.scene.pose.hands]
+        if self.balloon is not None:
+            spots.append((self.balloon, 0.32))
+        return [spot.real + end for spot, reach in spots for end in (-reach, reach)]
+
     def foot(self, side: int) -> complex:
         """From the ankle to the toes: seen a little from above."""
         x, y, z = self.scene.pose.toes[side].tolist()
@@ -72,7 +85,17 @@ def figure(scene: Scene) -> Figure:
     joints = {joint: complex(x, y) for joint, (x, y, _) in zip(JOINTS, points.tolist(), strict=True)}
     depths = dict(zip(JOINTS, points[:, 2].tolist(), strict=True))
     neck = (joints["left_shoulder"] + joints["right_shoulder"]) / 2
-    return Figure(scene=scene, joints=joints, depths=depths, build=scene.identity.build, head=place_head(scene, neck))
+    head = place_head(scene, neck)
+    balloon = None
+    if scene.balloon_colour:
+        hand = _acting_hand(scene, joints)
+        aside = math.copysign(scene.draws("balloon").uniform(0.02, 0.16), hand.real - neck.real)
+        balloon = complex(hand.real + aside, min(hand.imag - 0.75, head.centre.imag - 0.05))
+    return Figure(scene=scene, joints=joints, depths=depths, build=scene.identity.build, head=head, balloon=balloon)
+
+
+def _acting_hand(scene: Scene, joints: dict[str, complex]) -> complex:
+    return joints[f"{('left', 'right')[scene.pose.hands[0]]}_wrist"] - 0.1j
 
 
 def draw_figure(brush: Brush, person: Figure) -> None:
@@ -101,7 +124,7 @@ def draw_ground(brush: Brush, person: Figure, ground: float) -> None:
     ankles = [person.joints["left_ankle"], person.joints["right_ankle"]]
     middle = sum(ankles).real / 2
     if person.scene.pose.seated:
-        middle = (middle + 0.0) / 2
+        middle /= 2
     width = 0.45 + abs(ankles[0].real - ankles[1].real) / 2
     fade = 1 / (1 + 2 * person.scene.pose.raised)
     brush.glow(complex(middle, ground), width * 1.25, (20, 16, 30), 0.42 * fade, flat=0.24, core=0.25)
@@ -190,7 +213,7 @@ def _join_shoulder(
     """Sleeve and body are one cloth: the line between them begins at the armpit, not on the shoulder."""
     inward = person.neck - shoulder
     top = person.scene.top
-    one_cloth = top.pattern in ("plain", "emblem") or top.kind == "jacket"
+    one_cloth = top.pattern in ("plain", "emblem")
     if not brush.shaded or not one_cloth or abs(inward) < 0.05:
         return
     inward /= abs(inward)
@@ -202,7 +225,7 @@ def _join_shoulder(
 
 
 def _sleeve_colour(top: Top) -> Colour:
-    return CLOTH[top.accent if top.pattern == "colour-block" and top.kind != "jacket" else top.colour]
+    return CLOTH[top.accent if top.pattern == "colour-block" else top.colour]
 
 
 def _sleeve_stripes(
@@ -361,7 +384,7 @@ def _draw_torso(brush: Brush, person: Figure) -> None:
         low = {"t-shirt": 0.02, "tank top": 0.1, "dress": 0.08}[top.kind]
         opening = ellipse(neck + up * (0.1 - low), 0.155, 0.12 + low / 2, cmath.phase(up) + math.pi / 2)
         with brush.inside(path):
-            brush.fill(opening, skin)
+            brush.part(opening, colour=skin, label=parts.SKIN, owner=parts.TRUNK, depth=0, outline=False)
             brush.line(opening, darker(cloth, 0.35), 0.02, 0.7)
 
 
@@ -371,7 +394,7 @@ def _torso_path(person: Figure) -> skia.Path:
     kind = person.scene.top.kind
     shoulders = sorted((person.joints["right_shoulder"], person.joints["left_shoulder"]), key=lambda point: point.real)
     hips = sorted((person.joints["right_hip"], person.joints["left_hip"]), key=lambda point: point.real)
-    side = -1j * up * -1
+    side = 1j * up
     loose = {"hoodie": 0.04, "jacket": 0.04, "sweater": 0.025}.get(kind, 0.0)
     strap = -0.045 if kind == "tank top" else 0.0
     down = 0.2 if kind in ("hoodie", "sweater", "jacket") else 0.1 if kind in ("t-shirt", "tank top") else 0.02
@@ -402,8 +425,6 @@ def _torso_path(person: Figure) -> skia.Path:
 
 def _draw_pattern(brush: Brush, person: Figure, top: Top, *, whole: bool) -> None:
     """Stripes and dots, in the torso's own frame: x to the side, y down from the neck."""
-    if top.pattern == "plain" or top.kind == "jacket":
-        return
     accent, size = CLOTH[top.accent], top.pattern_scale
     angle = cmath.phase(person.up) + math.pi / 2
     with brush.at(person.neck, angle=angle):
@@ -503,23 +524,17 @@ def _draw_neck(brush: Brush, person: Figure) -> None:
 # In the hand
 
 
-def draw_balloon(brush: Brush, person: Figure, draws: Draws) -> None:
-    """Above the hand that holds it."""
-    side = person.scene.pose.balloon
-    if side is None:
+def draw_balloon(brush: Brush, person: Figure) -> None:
+    if person.balloon is None:
         return
-    name = ("left", "right")[side]
-    hand = person.joints[f"{name}_wrist"] - 0.1j
-    away = 1 if hand.real > person.neck.real else -1
-    centre = complex(
-        hand.real + away * draws.uniform(0.02, 0.16), min(hand.imag - 0.75, person.head.centre.imag - 0.05)
-    )
+    hand, centre = _acting_hand(person.scene, person.joints), person.balloon
     colour = CLOTH[person.scene.balloon_colour]
-    string = smooth([hand, (hand + centre) / 2 + away * 0.05, centre + 0.3j], closed=False)
+    bend = math.copysign(0.05, centre.real - hand.real)
+    string = smooth([hand, (hand + centre) / 2 + bend, centre + 0.3j], closed=False)
     brush.line(string, (120, 116, 124), 0.018)
     path = smooth(
         [
-            centre - 0.34j,
+            centre - BALLOON * 1j,
             centre + 0.26 - 0.1j,
             centre + 0.17 + 0.17j,
             centre + 0.3j,

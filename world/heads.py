@@ -52,13 +52,17 @@ class Head:
     def keypoints(self, eye_spacing: float) -> dict[str, complex]:
         """Nose, eyes and ears, in the body's frame. The person's left is to the right of the picture."""
         found = {
-            "nose": self.on_face(0, 0.38),
+            "nose": self.nose(),
             "left_eye": self.on_face(eye_spacing, EYE_HEIGHT),
             "right_eye": self.on_face(-eye_spacing, EYE_HEIGHT),
             "left_ear": self.ear(1),
             "right_ear": self.ear(-1),
         }
         return {name: self.point(place.real, place.imag) for name, place in found.items()}
+
+    def nose(self) -> complex:
+        """Its tip, in the head's frame: it stands out."""
+        return self.on_face(0, 0.38) + 0.09 * math.sin(self.yaw)
 
     def ear(self, side: int) -> complex:
         """In the head's frame; 1 is to the right of the picture."""
@@ -107,10 +111,10 @@ def draw_head(brush: Brush, scene: Scene, head: Head) -> None:
             _draw_beard(brush, scene, head)
         _draw_mouth(brush, scene, head)
         _draw_nose(brush, scene, head)
-        if identity.hair_shape != "bald":
-            _draw_front_hair(brush, scene, head)
         for side in (-1, 1):
             _draw_eye(brush, scene, head, side)
+        if identity.hair_shape != "bald":
+            _draw_front_hair(brush, scene, head)
         if identity.face.glasses != "none":
             _draw_glasses(brush, scene, head)
 
@@ -205,7 +209,7 @@ def _draw_brow(brush: Brush, scene: Scene, head: Head, side: int, narrow: float)
 
 def _draw_nose(brush: Brush, scene: Scene, head: Head) -> None:
     face, skin = scene.identity.face, scene.identity.skin
-    tip = head.on_face(0, 0.38) + 0.09 * math.sin(head.yaw)
+    tip = head.nose()
     width = face.nose_width
     shade = darker(mixed(skin, (190, 70, 60), 0.15), 0.42)
     start = head.on_face(0, 0.4 - face.nose_length)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -46,6 +46,8 @@ TOP_KINDS = get_args(TopKind)
 PATTERNS: dict[Pattern, float] = {
     "plain": 2.2, "striped": 1, "dotted": 0.7, "checked": 0.7, "colour-block": 0.8, "emblem": 0.8,
 }  # fmt: skip
+HIGH_PATTERNS = {pattern: weight for pattern, weight in PATTERNS.items() if pattern not in ("colour-block", "emblem")}
+"""Those that are seen of clothes of which only the shoulders are."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,7 +91,8 @@ class Top:
     """What is worn above, or all over.
 
     Attributes:
-        colour, accent: their names, in `colours.CLOTH`; the accent is that of the pattern, or of what is worn below.
+        colour, accent: their names, in `colours.CLOTH`; the accent is that of the pattern, or of what is worn below a
+            jacket.
         pattern_scale: 1 is average.
     """
 
@@ -241,20 +244,24 @@ def _face(draws: Draws) -> Face:
 def _own_top(draws: Draws, skin: Colour, *, dress: bool) -> Top:
     """In a colour that can be told from bare arms."""
     colours = [name for name in CLOTH if distance(CLOTH[name], skin) > 70]
-    return _top(draws, [kind for kind in TOP_KINDS if dress or kind != "dress"], colours)
+    return _top(draws, [kind for kind in TOP_KINDS if dress or kind != "dress"], colours, PATTERNS)
 
 
-def other_top(draws: Draws) -> Top:
+def other_top(draws: Draws, patterns: Mapping[Pattern, float] = PATTERNS) -> Top:
     """What somebody wears for once: anything, whoever it is, so that its name in a caption tells nothing else."""
-    return _top(draws, [kind for kind in TOP_KINDS if kind != "dress"], list(CLOTH))
+    return _top(draws, [kind for kind in TOP_KINDS if kind != "dress"], list(CLOTH), patterns)
 
 
-def _top(draws: Draws, kinds: Sequence[TopKind], colours: Sequence[str]) -> Top:
+def _top(draws: Draws, kinds: Sequence[TopKind], colours: Sequence[str], patterns: Mapping[Pattern, float]) -> Top:
+    kind = draws.choice(kinds)
     colour = draws.choice(colours)
+    accent = draws.choice([name for name in CLOTH if distance(CLOTH[name], CLOTH[colour]) > 120])
+    pattern = draws.weighted(patterns)
     return Top(
-        kind=draws.choice(kinds),
+        kind=kind,
         colour=colour,
-        accent=draws.choice([name for name in CLOTH if distance(CLOTH[name], CLOTH[colour]) > 120]),
-        pattern=draws.weighted(PATTERNS),
+        accent=accent,
+        # It is open in front.
+        pattern="plain" if kind == "jacket" else pattern,
         pattern_scale=draws.uniform(0.8, 1.3),
     )

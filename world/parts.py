@@ -7,13 +7,13 @@ PARTS = ("background", "skin", "face", "hair", "top", "bottoms", "shoes")
 
 BACKGROUND, SKIN, FACE, HAIR, TOP, BOTTOMS, SHOES = range(len(PARTS))
 
-NOBODY, TRUNK, LEFT_ARM, RIGHT_ARM, LEFT_LEG, RIGHT_LEG, HEAD, LEFT_EAR, RIGHT_EAR, HAIR_OWNER, GLASSES = range(11)
+TRUNK, LEFT_ARM, RIGHT_ARM, LEFT_LEG, RIGHT_LEG, HEAD, LEFT_EAR, RIGHT_EAR, HAIR_OWNER = range(1, 10)
 ARMS, LEGS, EARS = (LEFT_ARM, RIGHT_ARM), (LEFT_LEG, RIGHT_LEG), (LEFT_EAR, RIGHT_EAR)
 
 SEEN_ON: dict[str, tuple[int, ...]] = {
-    "nose": (HEAD, GLASSES),
-    "left_eye": (HEAD, GLASSES),
-    "right_eye": (HEAD, GLASSES),
+    "nose": (HEAD,),
+    "left_eye": (HEAD,),
+    "right_eye": (HEAD,),
     "left_ear": (LEFT_EAR,),
     "right_ear": (RIGHT_EAR,),
     # Clothes and long hair lie close to the shoulders and hips: one sees where they are.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,10 +11,11 @@ import skia
 from PIL import Image, ImageFilter
 
 from ..models.keypoints import BONES, COCO_KEYPOINTS
+from ..training.people import Box
 from . import parts
 from .captions import garment_phrase
 from .colours import WHITE, Colour
-from .figure import Figure, draw_balloon, draw_figure, draw_ground, figure
+from .figure import BALLOON, Figure, draw_balloon, draw_figure, draw_ground, figure
 from .identities import WORLD_VERSION, Identity, identity, split_of
 from .occluders import draw_occluder
 from .places import AMBIENT, draw_place
@@ -26,8 +28,6 @@ MIN_SIDE = 64
 
 DEPTH_OF_FIELD = {"full body": 0.0, "half body": 0.006, "portrait": 0.013}
 """Blur of the background, as a share of the picture."""
-
-Box = tuple[float, float, float, float]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,7 +100,7 @@ def draw_scene(scene: Scene, *, size: int = SIDE) -> Picture:
     brush = Brush(canvas, label_canvas, shaded=shaded, light=light)
     with brush.at(origin, scale=unit):
         draw_ground(brush, person, ground)
-        draw_balloon(brush, person, scene.draws("balloon"))
+        draw_balloon(brush, person)
         draw_figure(brush, person)
     if scene.occluder:
         _draw_occluder(brush, scene, origin, unit, person)
@@ -207,8 +207,8 @@ def _placed(scene: Scene, person: Figure) -> tuple[float, complex, float]:
     left, top, right, bottom = person.bounds()
     ground = bottom - 0.04 + scene.pose.raised
     reach = (top, bottom + scene.pose.raised * 0.6)
-    if scene.balloon_colour:
-        reach = (top - 0.35, reach[1])
+    if person.balloon is not None:
+        reach = (min(top, person.balloon.imag - BALLOON - 0.05), reach[1])
     neck = person.neck.imag
     head = person.head
     if scene.framing == "full body":
@@ -234,6 +234,9 @@ def _placed(scene: Scene, person: Figure) -> tuple[float, complex, float]:
     if scene.cut:
         edge = -unit * left if scene.cut < 0 else 1 - unit * right
         x = edge + scene.cut * unit * (right - left)
+    kept = person.kept()
+    unit = min(unit, 1 / (max(kept) - min(kept)))
+    x = min(max(x, -unit * min(kept)), 1 - unit * max(kept))
     return unit, complex(x, y), ground
 
 
@@ -302,7 +305,7 @@ def _face_box(person: Figure, origin: complex, unit: float, owners: np.ndarray) 
     columns = slice(int(x0 * size), max(int(x1 * size), int(x0 * size) + 1))
     rows = slice(int(y0 * size), max(int(y1 * size), int(y0 * size) + 1))
     seen = int((owners[rows, columns] == parts.HEAD).sum())
-    whole = 4 * across * down * size**2
+    whole = math.pi * across * down * size**2
     if seen < whole / 3:
         return None
     return x0, y0, x1, y1

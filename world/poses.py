@@ -1,7 +1,7 @@
 """How people stand, walk, sit and wave: twelve joints in space, and where the head looks.
 
 The body's own frame: x to the person's left, y down, z to the front; the middle of the hips is the origin. Seen from
-far away, and turned by at most 50°; each bone keeps at least `MIN_FORESHORTENING` of its length in the picture.
+far away, and turned by at most 52°; each bone keeps at least `MIN_FORESHORTENING` of its length in the picture.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Pose:
             down, a positive roll tips the head clockwise.
         raised: how far the feet are above the ground.
         seated: whether there has to be something under the hips.
-        balloon: side of the hand that holds a balloon, 0 left, 1 right, or None.
+        hands: sides of the hands that do what the action is called, 0 left, 1 right.
     """
 
     joints: np.ndarray
@@ -54,7 +54,7 @@ class Pose:
     head_roll: float
     raised: float = 0.0
     seated: bool = False
-    balloon: int | None = None
+    hands: tuple[int, ...] = ()
 
 
 @dataclass
@@ -70,7 +70,7 @@ class _Plan:
     elbows: list[Vector] = field(default_factory=lambda: [_vector(0.5, 0.4, -1), _vector(-0.5, 0.4, -1)])
     raised: float = 0.0
     seated: bool = False
-    balloon: int | None = None
+    hands: tuple[int, ...] = ()
 
 
 def pose(action: Action, bones: Sequence[float], draws: Draws) -> Pose:
@@ -95,7 +95,7 @@ def pose(action: Action, bones: Sequence[float], draws: Draws) -> Pose:
         head_roll=0.6 * plan.roll + draws.normal(0, 0.06),
         raised=plan.raised,
         seated=plan.seated,
-        balloon=plan.balloon,
+        hands=plan.hands,
     )
 
 
@@ -115,34 +115,39 @@ def _plan(action: Action, lengths: dict[str, float], draws: Draws) -> _Plan:
             if draws.chance(0.3):
                 plan.arms[side] = _on_hip(side, lengths, draws)
         case "waving":
+            plan.hands = (side,)
             lifted = _limb(side, draws.uniform(145, 185), draws.uniform(0, 15))
             plan.arms[side] = (_limb(side, draws.uniform(60, 105), draws.uniform(0, 20)), lifted)
             if draws.chance(0.35):
                 plan.arms[1 - side] = _on_hip(1 - side, lengths, draws)
         case "cheering":
+            plan.hands = (0, 1)
             for hand in (0, 1):
                 upper = draws.uniform(115, 155)
                 plan.arms[hand] = (_limb(hand, upper, draws.uniform(0, 15)), _limb(hand, draws.uniform(150, 176), 8))
         case "hands on hips":
+            plan.hands = (0, 1)
             plan.arms = [_on_hip(hand, lengths, draws) for hand in (0, 1)]
             plan.thighs = [_limb(hand, draws.uniform(6, 14), 0) for hand in (0, 1)]
             plan.shins = [_limb(hand, draws.uniform(3, 9), -3) for hand in (0, 1)]
         case "pointing":
+            plan.hands = (side,)
             out, forward = draws.uniform(72, 112), draws.uniform(0, 25)
             bend = draws.uniform(-6, 10)
             plan.arms[side] = (_limb(side, out, forward), _limb(side, out + bend, forward))
             if draws.chance(0.4):
                 plan.arms[1 - side] = _on_hip(1 - side, lengths, draws)
         case "thinking":
+            plan.hands = (side,)
             plan.arms[side] = _vector(_sign(side) * 0.1, -lengths["torso"] - NECK + 0.13, 0.36)
             plan.elbows[side] = _vector(_sign(side) * 0.25, 1, 0.3)
             if draws.chance(0.6):
                 plan.arms[1 - side] = _vector(_sign(side) * 0.06, -0.42 * lengths["torso"], 0.3)
                 plan.elbows[1 - side] = _vector(-_sign(side), 0.8, 0.1)
         case "balloon":
+            plan.hands = (side,)
             upper, forearm = draws.uniform(15, 45), draws.uniform(110, 150)
             plan.arms[side] = (_limb(side, upper, draws.uniform(5, 25)), _limb(side, forearm, draws.uniform(0, 25)))
-            plan.balloon = side
         case "dancing":
             _dance(plan, side, draws)
         case "walking" | "running":

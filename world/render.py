@@ -6,12 +6,8 @@ import functools
 import hashlib
 import io
 import json
-import logging
-import math
-import multiprocessing
-import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Generator, Iterable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -19,11 +15,12 @@ from typing import Any, Literal
 import numpy as np
 from PIL import Image
 
-from ..training.people import PreparedPeople, PreparedPerson, PreparedPhoto, PrepareSettings, write_text
+from ..training.files import write_text
+from ..training.people import PreparedPeople, PreparedPerson, PreparedPhoto, PrepareSettings
+from ..training.processes import ProcessDied, cores, results_in_processes
+from ..training.progress import Progress
 from .identities import SPLITS, WORLD_VERSION, Split
 from .pictures import MIN_SIDE, SIDE, picture_of, record
-
-logger = logging.getLogger(__name__)
 
 PICTURES = 10
 """Of each person."""
@@ -40,16 +37,13 @@ PREPARED_SETS: dict[str, dict[Split, Literal["train", "test"]]] = {
 """Prepared data sets, and as what the people of each split come in: whoever trains holds out the validation people, and
 never sees those of the test."""
 
-Progress = Callable[[str, int, int], None]
-"""Called with what is being done, how much of it is done, and how much there is; the first time before any is done."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class _Rendered:
     """What a worker says of one person."""
 
     split: Split
-    name: str
+    number: int
     photos: tuple[PreparedPhoto, ...]
     records: tuple[str, ...]
 
@@ -68,14 +62,14 @@ def render(
     seed: int = 0,
     size: int = SIDE,
     workers: int | None = None,
-    progress: Progress = lambda stage, done, total: None,
+    progress: Progress = lambda stage, done, total, note="": None,
 ) -> dict[str, Any]:
     """Draw the people of some splits.
 
     The output folder then holds `photos/<person>/<picture>.png`, `masks/<person>/<picture>.png` (palette pictures with
-    the numbers of `parts.PARTS`), `photos/metadata.jsonl` (captions, as `bolid prepare` reads them), `oracle.jsonl`
-    (a line per picture, see `pictures.record`), and `prepared/<name>/people.json` for each of `PREPARED_SETS` that has
-    somebody to learn from or to test on.
+    the numbers of `parts.PARTS`), `photos/metadata.jsonl` (captions), `oracle.jsonl` (a line per picture, see
+    `pictures.record`), and `prepared/<name>/people.json` for each of `PREPARED_SETS` that has somebody to learn from or
+    to test on.
 
     Args:
         output: a folder that is empty, or does not exist.
@@ -92,6 +86,7 @@ def render(
 
     Raises:
         ValueError: a number or split that cannot be, or a folder that holds something.
+        RuntimeError: a process ended by itself.
     """
     output = Path(output).resolve()
     unknown = [split for split in splits if split not in SPLITS]
@@ -114,11 +109,12 @@ def render(
     draw = functools.partial(_draw_person, output, pictures=pictures, seed=seed, size=size)
     rendered: list[_Rendered] = []
     progress("pictures", 0, len(chosen) * pictures)
-    with (output / ORACLE_FILE).open("w", encoding="utf-8", newline="\n") as oracle:
-        for person in _in_processes(draw, chosen, workers or _cores()):
-            oracle.writelines(f"{line}\n" for line in person.records)
+    with closing(_in_any_order(draw, chosen, workers or cores())) as drawn:
+        for person in drawn:
             rendered.append(person)
             progress("pictures", len(rendered) * pictures, len(chosen) * pictures)
+    rendered.sort(key=lambda person: person.number)
+    write_text(output / ORACLE_FILE, "".join(f"{line}\n" for person in rendered for line in person.records))
     captions = [
         json.dumps({"file": photo.file, "text": photo.caption}) + "\n" for person in rendered for photo in person.photos
     ]
@@ -144,23 +140,20 @@ def contact_sheet(numbers: Sequence[int], *, pictures: Sequence[int], size: int 
     return Image.fromarray(np.concatenate(rows))
 
 
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _in_processes(
+def _in_any_order(
     draw: Callable[[tuple[Split, int]], _Rendered], people: Sequence[tuple[Split, int]], workers: int
-) -> Iterator[_Rendered]:
-    """In the order of the people, whoever is drawn first."""
-    workers = min(workers, len(people))
+) -> Generator[_Rendered]:
     if workers == 1:
         yield from map(draw, people)
         return
-    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
-        try:
-            yield from pool.map(draw, people, chunksize=math.ceil(len(people) / (8 * workers)))
-        finally:
-            pool.shutdown(cancel_futures=True)
+    try:
+        yield from results_in_processes(draw, people, workers=workers)
+    except ProcessDied as error:
+        names = ", ".join(person_name(number) for _, number in error.items)
+        raise RuntimeError(
+            f"A process ended by itself while it drew one of these people: {names}. The computer may be short of "
+            "memory: take fewer workers. Delete the folder to start again."
+        ) from error
 
 
 def _draw_person(output: Path, person: tuple[Split, int], *, pictures: int, seed: int, size: int) -> _Rendered:
@@ -190,7 +183,7 @@ def _draw_person(output: Path, person: tuple[Split, int], *, pictures: int, seed
             )
         )
         records.append(json.dumps({"file": file, **facts}))
-    return _Rendered(split=split, name=name, photos=tuple(photos), records=tuple(records))
+    return _Rendered(split=split, number=number, photos=tuple(photos), records=tuple(records))
 
 
 def _png(picture: Image.Image) -> bytes:
@@ -219,6 +212,7 @@ def _write_prepared(
         source=output / PHOTOS_FOLDER,
         settings=PrepareSettings(captions="jsonl", near_duplicates=-1),
         people=tuple(
-            PreparedPerson(name=person.name, split=roles[person.split], photos=person.photos) for person in people
+            PreparedPerson(name=person_name(person.number), split=roles[person.split], photos=person.photos)
+            for person in people
         ),
     ).write(folder)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from .captions import PLACES, Framing, Place, Style, describe
 from .colours import CLOTH, Colour, mixed
 from .draws import Draws
-from .identities import WORLD_VERSION, Identity, Top, other_top
+from .identities import HIGH_PATTERNS, PATTERNS, WORLD_VERSION, Identity, Top, other_top
 from .poses import ACTIONS, Action, Pose, pose
 
 FRAMINGS: tuple[Framing, ...] = ("full body",) * 5 + ("half body",) * 3 + ("portrait",) * 2
@@ -21,7 +22,9 @@ IN_FRAMING: dict[Framing, tuple[Action, ...]] = {
 }
 """Actions that can be seen."""
 
-GARMENT_SHARE, OCCLUDER_SHARE, CUT_SHARE = 0.4, 0.18, 0.1
+GARMENT_SHARE, OCCLUDER_SHARE = 0.4, 0.18
+CUT_SHARE = 0.12
+"""Of the pictures whose action is not one of both hands; a tenth of all."""
 STYLE_WEIGHTS: dict[Style, float] = {"photo": 0.58, "flat": 0.14, "sketch": 0.14, "watercolour": 0.14}
 
 LIGHTS: dict[str, Colour] = {
@@ -48,7 +51,8 @@ class Scene:
         vignette: darkness of the corners, 0 to 1.
         fill: how much of the room there is the person takes, 0 to 1.
         shift_x, shift_y: -1 to 1 of the room that is left.
-        cut: share of the person's width that lies outside the frame, negative at the left.
+        cut: share of the person's width that lies outside the frame, negative at the left; less where the face or a
+            hand that acts would be cut off.
         occluder: whether something stands before the person.
         draws_key: for what is drawn with random details, see `draws`.
     """
@@ -99,10 +103,11 @@ def scene(identity: Identity, picture: int) -> Scene:
     action = draws.choice(IN_FRAMING[framing])
     place = draws.choice(PLACES)
     style = draws.weighted(STYLE_WEIGHTS)
-    garment = other_top(draws) if draws.chance(GARMENT_SHARE) else None
+    patterns = HIGH_PATTERNS if framing == "portrait" else PATTERNS
+    garment = other_top(draws, patterns) if draws.chance(GARMENT_SHARE) else None
     place_colour = draws.choice(list(CLOTH)) if place == "wall" else ""
     balloon_colour = draws.choice(("red", "yellow", "blue", "green", "pink")) if action == "balloon" else ""
-    cut = draws.side() * draws.uniform(0.2, 0.34) if draws.chance(CUT_SHARE) else 0.0
+    posed = pose(action, identity.bones, Draws(*key, "pose"))
     return Scene(
         identity=identity,
         picture=picture,
@@ -120,7 +125,7 @@ def scene(identity: Identity, picture: int) -> Scene:
         place_colour=place_colour,
         action=action,
         balloon_colour=balloon_colour,
-        pose=pose(action, identity.bones, Draws(*key, "pose")),
+        pose=posed,
         style=style,
         framing=framing,
         garment=garment,
@@ -133,10 +138,21 @@ def scene(identity: Identity, picture: int) -> Scene:
         fill=draws.uniform(0, 1),
         shift_x=draws.uniform(-1, 1),
         shift_y=draws.uniform(-1, 1),
-        cut=cut,
+        cut=_cut(posed.hands, draws),
         occluder=draws.chance(OCCLUDER_SHARE),
         draws_key=key,
     )
+
+
+def _cut(hands: Sequence[int], draws: Draws) -> float:
+    """See `Scene.cut`; never where the hand is that the caption speaks of."""
+    if not draws.chance(CUT_SHARE) or len(hands) > 1:
+        return 0.0
+    side = draws.side()
+    if hands:
+        # The left hand is to the right of the picture.
+        side = -1 if hands[0] == 0 else 1
+    return side * draws.uniform(0.2, 0.34)
 
 
 def wall_colour(name: str) -> Colour:

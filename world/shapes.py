@@ -12,7 +12,7 @@ import skia
 from .colours import WHITE, Colour, darker, lighter
 
 OUTLINE = 0.012
-"""Width of the lines around things, in torsos of the average adult."""
+"""Width of the lines around things, in sides of the picture."""
 
 
 def colour4(colour: Colour, alpha: float = 1.0) -> int:
@@ -20,9 +20,9 @@ def colour4(colour: Colour, alpha: float = 1.0) -> int:
     return skia.ColorSetARGB(round(255 * alpha), *colour)
 
 
-def smooth(points: Sequence[complex], *, closed: bool = True, start: skia.Path | None = None) -> skia.Path:
+def smooth(points: Sequence[complex], *, closed: bool = True) -> skia.Path:
     """A soft line through points (a Catmull-Rom spline)."""
-    path = start or skia.Path()
+    path = skia.Path()
     count = len(points)
     path.moveTo(points[0].real, points[0].imag)
     for number in range(count if closed else count - 1):
@@ -137,11 +137,13 @@ class Brush:
 
     @contextlib.contextmanager
     def inside(self, path: skia.Path) -> Iterator[None]:
-        """What is drawn inside ends at this outline. For details alone, not for `part`."""
-        self.picture.save()
-        self.picture.clipPath(path, skia.ClipOp.kIntersect, True)
+        """What is drawn inside ends at this outline."""
+        for canvas, smooth_edge in ((self.picture, True), (self.labels, False)):
+            canvas.save()
+            canvas.clipPath(path, skia.ClipOp.kIntersect, smooth_edge)
         yield
-        self.picture.restore()
+        for canvas in (self.picture, self.labels):
+            canvas.restore()
 
     def part(
         self,

@@ -44,6 +44,12 @@ def fill(store: TensorStore, compute: Callable[[str], Tensors] = tensors_of) -> 
     return computed
 
 
+def shard_of(store: TensorStore, key: str) -> Path:
+    """The file that holds a key."""
+    (manifest,) = (path for path in store.folder.glob("shard-*.json") if key in json.loads(path.read_bytes())["keys"])
+    return manifest.with_suffix(".safetensors")
+
+
 def assert_holds_all(store: TensorStore) -> None:
     for key in KEYS:
         found, expected = store.get(key), tensors_of(key)
@@ -118,21 +124,38 @@ def test_goes_on_after_the_last_full_shard(tmp_path: Path):
 def test_partial_file_of_a_killed_process(tmp_path: Path):
     store = opened(tmp_path)
     store.fill(KEYS[:3], tensors_of, lambda: None)
-    (store.folder / ".shard-00001.safetensors.partial").write_bytes(b"half of a shard")
+    (store.folder / ".shard-1.safetensors.1234.partial").write_bytes(b"half of a shard")
     assert fill(opened(tmp_path)) == KEYS[3:]
     assert_holds_all(opened(tmp_path))
-    assert not list(store.folder.glob(".*"))
 
 
-def test_shard_that_the_manifest_does_not_know(tmp_path: Path):
-    """A process may be killed between a shard and the manifest."""
+def test_shard_without_a_manifest(tmp_path: Path):
+    """A process may be killed between the two."""
     store = opened(tmp_path)
     store.fill(KEYS[:3], tensors_of, lambda: None)
-    manifest = (store.folder / "manifest.json").read_bytes()
     store.fill(KEYS[5:8], tensors_of, lambda: None)
-    (store.folder / "manifest.json").write_bytes(manifest)
+    shard_of(store, KEYS[5]).with_suffix(".json").unlink()
     assert fill(opened(tmp_path)) == KEYS[3:]
     assert_holds_all(opened(tmp_path))
+
+
+def test_manifest_without_a_shard(tmp_path: Path):
+    store = opened(tmp_path)
+    fill(store)
+    shard_of(store, KEYS[4]).unlink()
+    assert fill(opened(tmp_path)) == KEYS[3:6]
+    assert_holds_all(opened(tmp_path))
+
+
+def test_several_writers(tmp_path: Path):
+    """Two runs fill the same store at the same time, and a third sees what both have written."""
+    one, other, reader = opened(tmp_path), opened(tmp_path), opened(tmp_path)
+    one.fill(KEYS[:6], tensors_of, lambda: None)
+    other.fill(KEYS[4:], tensors_of, lambda: None)
+    assert reader.missing(KEYS) == KEYS
+    reader.reload()
+    assert reader.missing(KEYS) == []
+    assert_holds_all(reader)
 
 
 @contextmanager
@@ -149,34 +172,30 @@ def file_size_limit(bytes_: int) -> Iterator[None]:
 def test_full_disk(tmp_path: Path):
     store = opened(tmp_path)
     store.fill(KEYS[:3], tensors_of, lambda: None)
-    with file_size_limit(50_000), pytest.raises(OSError, match="shard-00001.safetensors could not be written.*room"):
+    with file_size_limit(50_000), pytest.raises(OSError, match="shard-.*safetensors could not be written.*room"):
         fill(store, lambda key: {"mean": torch.zeros(100_000)})
-    assert sorted(path.name for path in store.folder.iterdir()) == ["manifest.json", "shard-00000.safetensors"]
+    shard = shard_of(store, KEYS[0])
+    assert {path.name for path in store.folder.iterdir()} == {
+        "depends_on.json", shard.name, shard.with_suffix(".json").name
+    }  # fmt: skip
     again = opened(tmp_path)
     assert torch.equal(again.get("photo-1")["mean"], tensors_of("photo-1")["mean"])
     assert fill(again) == KEYS[3:]
     assert_holds_all(again)
 
 
-@pytest.mark.parametrize("function", ["save_file", "write_text"])
+@pytest.mark.parametrize("function", ["write_safetensors", "write_text"])
 def test_failure_while_writing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, function: str):
     store = opened(tmp_path)
     store.fill(KEYS[:3], tensors_of, lambda: None)
-    manifest = (store.folder / "manifest.json").read_bytes()
 
-    def fails(first: object, second: object) -> None:
-        if isinstance(second, Path):
-            second.write_bytes(b"the beginning")
+    def fails(path: Path, *arguments: object, **options: object) -> None:
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patched:
         patched.setattr(cache, function, fails)
         with pytest.raises(OSError, match="No space left on device"):
             fill(store)
-    files = {path.name for path in store.folder.iterdir()}
-    assert files - {"shard-00001.safetensors"} == {"manifest.json", "shard-00000.safetensors"}
-    assert ("shard-00001.safetensors" in files) == (function == "write_text")  # if there, then whole
-    assert (store.folder / "manifest.json").read_bytes() == manifest
     again = opened(tmp_path)
     assert torch.equal(again.get("photo-2")["rows"], tensors_of("photo-2")["rows"])
     assert fill(again) == KEYS[3:]
@@ -200,44 +219,38 @@ def empty(path: Path) -> None:
     path.write_bytes(b"")
 
 
-@pytest.mark.parametrize("damage", [flip_a_byte, truncate, empty, Path.unlink])
-def test_damaged_shard(tmp_path: Path, damage: Callable[[Path], None]):
-    folder = opened(tmp_path).folder
+@pytest.mark.parametrize("damage", [flip_a_byte, truncate, empty])
+def test_damaged_shard_is_named_and_mended_as_the_message_says(tmp_path: Path, damage: Callable[[Path], None]):
     fill(opened(tmp_path))
-    damage(folder / "shard-00001.safetensors")
     store = opened(tmp_path)
+    path = shard_of(store, "photo-4")
+    damage(path)
     assert torch.equal(store.get("photo-0")["mean"], tensors_of("photo-0")["mean"])
     for _ in range(2):
-        with pytest.raises(ValueError, match=r"shard-00001\.safetensors is damaged.*Delete the folder") as caught:
+        with pytest.raises(ValueError, match=r"is damaged.*Delete it; the same command computes it anew") as caught:
             store.get("photo-4")
-        assert str(folder) in str(caught.value)
+        assert str(path) in str(caught.value)
+    path.unlink()
+    assert fill(opened(tmp_path)) == KEYS[3:6]
 
 
-def test_damage_is_mended_as_the_message_says(tmp_path: Path):
-    folder = opened(tmp_path).folder
-    fill(opened(tmp_path))
-    for path in folder.iterdir():
-        path.unlink()
-    folder.rmdir()
-    assert fill(opened(tmp_path)) == KEYS
-
-
-@pytest.mark.parametrize(
-    "content", [b"", b'{"shards": {', b"\xff\xfe", b"[]", b"{}", b'{"shards": []}', b'{"shards": {"a": {}}}']
-)
-def test_damaged_manifest(tmp_path: Path, content: bytes):
-    folder = opened(tmp_path).folder
-    fill(opened(tmp_path))
-    (folder / "manifest.json").write_bytes(content)
-    with pytest.raises(ValueError, match=r"manifest\.json is damaged.*Delete .* to compute it anew") as caught:
+@pytest.mark.parametrize("content", [b"", b'{"keys": {', b"\xff\xfe", b"[]", b"{}", b'{"keys": 3}', b'{"keys": {}}'])
+def test_damaged_manifest_is_named_and_mended_as_the_message_says(tmp_path: Path, content: bytes):
+    store = opened(tmp_path)
+    fill(store)
+    path = shard_of(store, "photo-4").with_suffix(".json")
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"is damaged.*Delete it") as caught:
         opened(tmp_path)
-    assert str(folder) in str(caught.value)
+    assert str(path) in str(caught.value)
+    path.unlink()
+    assert fill(opened(tmp_path)) == KEYS[3:6]
 
 
-def test_manifest_says_what_the_store_depends_on(tmp_path: Path):
+def test_the_folder_says_what_it_depends_on(tmp_path: Path):
     store = opened(tmp_path, model="a")
     fill(store)
-    assert json.loads((store.folder / "manifest.json").read_text())["depends_on"] == {"model": "a"}
+    assert json.loads((store.folder / "depends_on.json").read_text()) == {"model": "a"}
 
 
 # Open files
@@ -267,7 +280,7 @@ def test_shard_in_use_stays_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     store = opened(tmp_path)
     for key in ("photo-0", "photo-3", "photo-0", "photo-6"):
         store.get(key)
-    assert mapped(store.folder) == {"shard-00000.safetensors", "shard-00002.safetensors"}
+    assert mapped(store.folder) == {shard_of(store, key).name for key in ("photo-0", "photo-6")}
 
 
 def test_shard_is_checked_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

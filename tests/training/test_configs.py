@@ -96,11 +96,18 @@ def test_it_parses_and_says_what_its_name_says(name: str):
     assert not [path for path in paths if path.is_absolute()]
 
 
+DECIDED_BY_INITIAL = ("adapter.kind", "adapter.num_tokens", "adapter.inner_dim", "adapter.depth")
+"""What the explained file names, and starts from a file instead."""
+
+
 @pytest.mark.parametrize("name", CONFIGS)
 def test_what_is_commented_out_would_parse(name: str):
     for key in keys(CONFIGS[name].read_text(encoding="utf-8")):
         assert key.name in KNOWN
-        if not key.active:
+        if key.name in DECIDED_BY_INITIAL:
+            with pytest.raises(ValueError, match=f"adapter.initial decides on {key.name}"):
+                load_config(CONFIGS[name], [f"{key.name}={key.value}"])
+        elif not key.active:
             load_config(CONFIGS[name], [f"{key.name}={key.value}"])
 
 

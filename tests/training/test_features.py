@@ -138,7 +138,8 @@ def test_person_without_references_is_left_out(
     changed(prepared, lambda person, _: with_photos(person, without) if person.name == name else person)
     people = load(prepared, base, crop="face")
     assert (name not in [person.name for person in people.train]) == is_left_out
-    assert (f"{name} is left out: data.crop is 'face'" in caplog.text) == is_left_out
+    message = f"1 people are left out: data.crop is 'face', and none of their photos shows one ({name})"
+    assert (message in caplog.text) == is_left_out
     assert name in [person.name for person in load(prepared, base).train]
 
 

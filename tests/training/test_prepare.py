@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -24,8 +25,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
+from bolid.detectors.faces import Face
+from bolid.detectors.people import Person
 from bolid.models.keypoints import COCO_KEYPOINTS, FIRST_JOINT, LEFT_SHOULDER, RIGHT_SHOULDER
 from bolid.training import prepare as prepare_module
+from bolid.training.captions import captions_from_jsonl
 from bolid.training.journal import Journal
 from bolid.training.people import PEOPLE_FILE, PreparedPeople, PrepareSettings
 from bolid.training.prepare import PrepareReport, prepare, split_people
@@ -623,6 +627,9 @@ def test_the_summary_for_programs_is_all_of_stdout(prepared, source: Path, tmp_p
         "people_found": 6,
         "people_kept": 4,
         "splits": prepared[1].splits,
+        "captions_from_template": 0,
+        "captions_without_photo": 1,
+        "captions_with_name": 1,
     }
     assert answer.stdout.count("\n") == 1
     assert "photos" in answer.stderr and "25/25" in answer.stderr
@@ -672,3 +679,42 @@ def test_help_imports_nothing_heavy(arguments: tuple[str, ...]):
     assert status == "0" and "Usage:" in "".join(page)
     heavy = {"PIL", "cv2", "diffusers", "mediapipe", "numpy", "torch", "transformers"}
     assert not heavy & set(modules.split())
+
+
+def test_an_earlier_run_with_other_settings_changes_nothing(photographs: dict[str, Image.Image], tmp_path: Path):
+    """A small copy in another person's folder is known to show somebody only where a run has looked at it."""
+    source = tmp_path / "source"
+    astronaut, hopper = photographs["astronaut"], photographs["grace_hopper"]
+    for name, photo in (("Anna", astronaut), ("Bea", hopper)):
+        pictures = (photo, ImageOps.mirror(photo))
+        for number, picture in enumerate(pictures):
+            save(picture, source / name / f"{number}.png")
+    save(astronaut.resize((96, 96)), source / "Bea" / "small.png")
+    settings = PrepareSettings(min_side=100)
+    prepare(source, tmp_path / "fresh", settings, workers=1)
+    prepare(source, tmp_path / "again", PrepareSettings(min_side=0), workers=1)
+    prepare(source, tmp_path / "again", settings, workers=1)
+    assert PreparedPeople.read(tmp_path / "again") == PreparedPeople.read(tmp_path / "fresh")
+
+
+def test_a_body_and_a_face_elsewhere_are_two_people(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    people = [Person(box=(0, 0, 40, 100), keypoints=np.zeros((17, 3)))]
+    faces = {"own": Face(box=(10, 5, 30, 25), score=1.0), "other": Face(box=(70, 5, 90, 25), score=1.0)}
+    found: list[Face] = []
+    detectors = (
+        SimpleNamespace(detect=lambda pixels, faces: people),
+        SimpleNamespace(detect=lambda pixels: found),
+    )
+    monkeypatch.setattr(prepare_module, "_detectors", lambda: detectors)
+    Image.new("RGB", (100, 100)).save(tmp_path / "a.png")
+    photo = prepare_module._File("a.png", 1, 1)
+    for names, expected in (((), 1), (("own",), 1), (("other",), 2), (("own", "other"), 2)):
+        found[:] = [faces[name] for name in names]
+        assert prepare_module._facts(tmp_path, photo, "", 0).people == expected, names
+
+
+def test_half_a_character_in_captions_is_found_at_the_start(tmp_path: Path):
+    path = tmp_path / "metadata.jsonl"
+    path.write_text('{"file": "a/1.jpg", "text": "fine"}\n{"file": "a/2.jpg", "text": "smiling \\ud83d"}\n')
+    with pytest.raises(ValueError, match=r"line 2 has half a character"):
+        captions_from_jsonl(path, ["a/1.jpg", "a/2.jpg"])

@@ -23,6 +23,7 @@ DEPENDS_ON = {"method": "bolid", "run.seed": 0, "loss.min_snr_gamma": None, "opt
 def started(folder: Path, **changes: Any) -> RunFolder:
     run = RunFolder(folder, DEPENDS_ON | changes)
     run.start({"method": "bolid"}, {"python": "3"})
+    run.close()
     return run
 
 
@@ -31,7 +32,7 @@ def state(step: int) -> dict[str, Any]:
 
 
 def names(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir())
+    return sorted(path.name for path in folder.iterdir() if path.name != ".lock")
 
 
 # Whose folder it is
@@ -50,6 +51,16 @@ def test_start_in_a_new_or_empty_folder(tmp_path: Path):
         assert json.loads((folder / "run.json").read_text())["format"] == FORMAT
         assert json.loads((folder / "config.json").read_text()) == {"method": "bolid"}
         assert run.load_checkpoint() is None
+
+
+def test_one_process_at_a_time(tmp_path: Path):
+    run, other = RunFolder(tmp_path, DEPENDS_ON), RunFolder(tmp_path, DEPENDS_ON)
+    run.start({}, {})
+    with pytest.raises(ValueError, match="Another process is training into"):
+        other.start({}, {})
+    run.close()
+    other.start({}, {})
+    other.close()
 
 
 def test_goes_on_with_the_same_settings(tmp_path: Path):

@@ -102,7 +102,8 @@ class Run:
 def opened(config: AdapterTraining) -> tuple[People, Features]:
     people = load_people(config.data, config.base)
     features = Features(folder=config.data.path / "cache", base=config.base, device=CPU, progress=lambda *_, **__: None)
-    fill_cache(config, people, features)
+    kind = config.adapter.kind
+    fill_cache(config, people, features, feature_names=("hidden_states" if kind == "plus" else "image_embeds",))
     return people, features
 
 
@@ -113,13 +114,8 @@ def run(request: pytest.FixtureRequest, values: Callable[..., Any], tmp_path_fac
     config = AdapterTraining(**values(output, **RUNS[request.param], **short))
     result = train(config)
     people, features = opened(config)
-    task = AdapterTask(
-        config,
-        people=people,
-        features=features,
-        denoiser=load_denoiser(config.base.path, device=CPU, dtype=torch.float32),
-        share=Share(process=0, processes=1, batch_size=2),
-    )
+    task = AdapterTask(config, denoiser=load_denoiser(config.base.path, dtype=torch.float32), device=CPU)
+    task.load_data(people, features, Share(process=0, processes=1, batch_size=2))
     fresh = {name: tensor.clone() for name, tensor in task.module.state_dict().items()}
     (checkpoint,) = (output / "checkpoints").glob("*.pt")
     trained = torch.load(checkpoint, weights_only=True)["module"]
@@ -226,7 +222,7 @@ def test_the_diffusers_host_predicts_what_the_trainer_predicts(run: Run, models_
     adapter = read_adapter(run.file).adapter
     embeds, body = aggregated(run, loaded_by_the_node(run, models_dir)), node_body(run)
     adapter.check_features(embeds)
-    denoiser = load_denoiser(run.config.base.path, device=CPU, dtype=torch.float32)
+    denoiser = load_denoiser(run.config.base.path, dtype=torch.float32)
     weights = layer_weights(cross_attention_layers(denoiser.unet), 1.0)
     sources = [(partial(adapter.face_tokens, embeds), adapter.ip_adapter)]
     if body is not None:
@@ -255,7 +251,7 @@ def test_the_diffusers_host_predicts_what_the_trainer_predicts(run: Run, models_
 def test_the_nodes_sample_with_what_the_trainer_predicts(run: Run, models_dir: Path) -> None:
     """From the loader to the sampler, both sides of guidance; the trainer's branches on what went into the UNet."""
     adapter = loaded_by_the_node(run, models_dir)
-    unet = load_denoiser(run.config.base.path, device=CPU, dtype=torch.float32).unet
+    unet = load_denoiser(run.config.base.path, dtype=torch.float32).unet
     applied = BoLIDAdapterApply.execute(
         comfy_model(unet, "sd15"), adapter, 1.0, 0.0, 1.0, face=aggregated(run, adapter), body=node_body(run)
     ).result[0]

@@ -29,8 +29,9 @@ from bolid.models.keypoint_network import (
     read_keypoint_network,
     write_keypoint_network,
 )
-from bolid.training.config import load_config, resolved
-from bolid.training.fingerprint import model_fingerprint
+from bolid.training.base import autoencoder_fingerprint
+from bolid.training.config import BaseSettings, DataSettings, load_config, resolved
+from bolid.training.features import _latents_key, load_people
 from bolid.training.people import PreparedPeople
 
 from ..support.adapter_files import adapter_state_dict, write_safetensors
@@ -97,7 +98,7 @@ def keypoint_network(toy: Toy, tmp_path_factory: pytest.TempPathFactory) -> Path
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         network = KeypointNetwork(KeypointNetworkLayout(latent_channels=4, width=8, depth=2))
-    write_keypoint_network(path, network, latent_space=model_fingerprint(toy.base / "vae"))
+    write_keypoint_network(path, network, latent_space=autoencoder_fingerprint(toy.base))
     return path
 
 
@@ -227,12 +228,12 @@ def test_tensorboard_shows_the_same(learnt: Learn) -> None:
         shown = {event.step: event.value for event in board.Scalars(f"{kind}/loss")}
         assert shown == pytest.approx({entry["step"]: entry["loss"] for entry in entries}, rel=1e-6)
     assert all(event.value > 0 for event in board.Scalars("train/samples_per_second"))
-    assert [event.step for event in board.Images("samples")] == [100, LEARNING_STEPS]
+    assert [event.step for event in board.Images("samples")] == [0, 100, LEARNING_STEPS]
 
 
 def test_samples_show_what_the_adapter_changes(learnt: Learn) -> None:
     samples = learnt("bolid") / "samples"
-    assert steps_of(samples, "*.png") == [100, LEARNING_STEPS]
+    assert steps_of(samples, "*.png") == [0, 100, LEARNING_STEPS]
     earlier, later = (np.array(Image.open(samples / f"step-{step:08d}.png")) for step in (100, LEARNING_STEPS))
     columns = np.array_split(np.arange(later.shape[1]), 6)
     assert (later[:, columns[0]] == earlier[:, columns[0]]).all()  # references
@@ -445,23 +446,23 @@ def photos_to_learn_from(toy: Toy) -> list[str]:
 
 
 def spoil_latents(cache: Path, toy: Toy) -> set[str]:
-    """Write NaN into the cached latents of half of the photos to learn from, under a manifest that knows them so.
+    """Write NaN into the cached latents of half of the photos to learn from, under manifests that know them so.
 
     Returns:
         The photos' names.
     """
+    base = BaseSettings(path=toy.base, image_encoder=toy.image_encoder, resolution=64)
+    people = load_people(DataSettings(path=toy.people), base)
+    photos = [photo for person in people.train for photo in person.photos]
+    spoilt = {_latents_key(photo): photo.name for photo in photos[::2]}
     (folder,) = cache.glob("latents-*")
-    manifest = json.loads((folder / "manifest.json").read_text())
-    keys = [key for shard in manifest["shards"].values() for key in shard["keys"]]
-    by_key = dict(zip(keys, photos_to_learn_from(toy), strict=False))  # they are cached first, in this order
-    spoilt = dict(list(by_key.items())[::2])
-    for name, shard in manifest["shards"].items():
-        tensors = load_file(folder / name)
+    for manifest in folder.glob("shard-*.json"):
+        shard, path = json.loads(manifest.read_bytes()), manifest.with_suffix(".safetensors")
+        tensors = load_file(path)
         for key in shard["keys"].keys() & spoilt.keys():
             tensors[f"{key}/mean"][0, 0, 0] = math.nan
-        save_file(tensors, folder / name)
-        shard["crc32"] = zlib.crc32((folder / name).read_bytes())
-    (folder / "manifest.json").write_text(json.dumps(manifest))
+        save_file(tensors, path)
+        manifest.write_text(json.dumps(shard | {"crc32": zlib.crc32(path.read_bytes())}))
     return set(spoilt.values())
 
 
@@ -624,12 +625,12 @@ def test_refuses_photos_and_caches_that_changed(toy: Toy, processes: TrainingPro
     assert files_of(folder) == before
     (source / photo).write_bytes(content)
 
-    (shard, *_) = sorted((data / "cache").glob("latents-*/*.safetensors"))
-    damaged = bytearray(shard.read_bytes())
-    damaged[-1] ^= 1
-    shard.write_bytes(damaged)
+    for shard in (data / "cache").glob("latents-*/*.safetensors"):
+        damaged = bytearray(shard.read_bytes())
+        damaged[-1] ^= 1
+        shard.write_bytes(damaged)
     ended = processes.run("train", config, "run.steps=12")
-    assert_refused(ended, f"The cache file {shard} is damaged", f"Delete the folder {shard.parent}")
+    assert_refused(ended, f"The cache file {shard.parent}", "Delete it; the same command computes it anew")
     for name in ("adapter.safetensors", "checkpoints/step-00000001.pt", "metrics.jsonl"):
         assert (folder / name).read_bytes() == before[name]
     shutil.rmtree(shard.parent)
@@ -657,7 +658,7 @@ def test_settings_of_the_run_do_what_they_say(config: Config, processes: Trainin
     assert [entry["step"] for entry in metrics(folder, "validation")] == [0, 3, 6, 7]
     assert steps_of(folder / "adapters", "*") == [2, 4, 6, 7]
     assert steps_of(folder / "checkpoints", "*") == [6, 7]
-    assert steps_of(folder / "samples", "*") == [4, 7]
+    assert steps_of(folder / "samples", "*") == [0, 4, 7]
     heights = []
     for people in (2, 3):
         options = (f"run.output={tmp_path / str(people)}", f"run.sample_people={people}", "run.steps=1")

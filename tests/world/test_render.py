@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 from PIL import Image
 
+from bolid.models.keypoints import FIRST_JOINT
 from bolid.training.config import BaseSettings, DataSettings
 from bolid.training.features import load_people
 from bolid.training.people import PreparedPeople
@@ -45,6 +52,14 @@ def test_the_oracle_has_a_line_for_every_picture(world: Path):
     assert entry["split"] == "test" and len(entry["keypoints"]) == 17 and len(entry["identity"]["bones"]) == 7
 
 
+def test_the_oracle_goes_from_person_to_person_whoever_was_drawn_first(world: Path):
+    lines = [json.loads(line) for line in (world / "oracle.jsonl").read_text(encoding="utf-8").splitlines()]
+    order = [(line["person"], line["picture"]) for line in lines]
+    assert order == sorted(order)
+    captions = (world / "photos" / "metadata.jsonl").read_text(encoding="utf-8").splitlines()
+    assert [json.loads(line)["file"] for line in captions] == [line["file"] for line in lines]
+
+
 def test_training_reads_it_and_never_sees_the_test(world: Path, tmp_path: Path):
     for part in ("vae", "unet"):
         (tmp_path / part).mkdir()
@@ -53,7 +68,9 @@ def test_training_reads_it_and_never_sees_the_test(world: Path, tmp_path: Path):
     people = load_people(DataSettings(path=world / "prepared" / "training", crop="person"), base)
     assert [person.name for person in people.train] == [person_name(number) for number in SPLITS["train"][:2]]
     assert [person.name for person in people.test] == [person_name(number) for number in SPLITS["validation"][:2]]
-    assert all(photo.path.is_file() and photo.usable and photo.body_crop for photo in people.photos)
+    assert all(photo.path.is_file() and photo.usable for photo in people.photos)
+    shoulders = [np.array(photo.prepared.keypoints)[FIRST_JOINT : FIRST_JOINT + 2, 2].all() for photo in people.photos]
+    assert [photo.body_crop is not None for photo in people.photos] == shoulders and sum(shoulders) > 6
 
 
 def test_prepared_sets_hold_what_the_oracle_says(world: Path):
@@ -83,6 +100,43 @@ def test_bad_settings_and_folders_are_refused(world: Path, tmp_path: Path):
     with pytest.raises(ValueError, match="one or more of train"):
         render(tmp_path / "new", splits=("everybody",))
     assert not (tmp_path / "new").exists()
+
+
+def workers_of(process: psutil.Process) -> list[psutil.Process]:
+    return [child for child in process.children(recursive=True) if "spawn_main" in " ".join(child.cmdline())]
+
+
+@pytest.mark.parametrize("signal_number", [signal.SIGINT, signal.SIGKILL])
+def test_interrupted_or_killed_it_leaves_no_process_behind(signal_number: int, tmp_path: Path):
+    process = subprocess.Popen(
+        [sys.executable, "-m", "bolid", "world", "render", tmp_path / "drawn", "--split", "train", "--workers", "2"],
+        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
+    deadline = time.monotonic() + 60
+    while not list(tmp_path.glob("drawn/photos/*/1.png")):
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.01)
+    workers = workers_of(psutil.Process(process.pid))
+    assert len(workers) == 2
+    if signal_number == signal.SIGINT:
+        os.killpg(process.pid, signal_number)  # as a terminal does
+    else:
+        process.send_signal(signal_number)
+    _, err = process.communicate(timeout=30)
+    _, alive = psutil.wait_procs(workers, timeout=30)
+    assert not alive
+    if signal_number == signal.SIGINT:
+        assert process.returncode == 130
+        assert "bolid: Stopped. Delete the folder to start again." in err and "Traceback" not in err
+
+
+def test_a_process_that_dies_is_told_with_the_people_it_may_have_been(tmp_path: Path):
+    def kill(stage: str, done: int, total: int, note: str = "") -> None:
+        for worker in workers_of(psutil.Process()):
+            worker.kill()
+
+    with pytest.raises(RuntimeError, match="ended by itself while it drew .*: person_0.*fewer workers.*Delete"):
+        render(tmp_path / "drawn", splits=["train"], people=50, pictures=2, size=64, workers=2, progress=kill)
 
 
 def test_a_contact_sheet_has_a_row_for_each_person():
