@@ -22,7 +22,7 @@ except ImportError as error:
 from .training.people import PEOPLE_FILE, CaptionSource, MissingCaption, PrepareSettings
 
 if TYPE_CHECKING:
-    from .training.prepare import PrepareReport
+    from .training.prepare_report import PrepareReport
     from .training.progress import Progress
 
 INTERRUPTED = 130
@@ -316,7 +316,7 @@ def _print_json(summary: Any) -> None:
 def _print_summary(report: PrepareReport, summary: dict[str, Any]) -> None:
     from rich.table import Table
 
-    from .training.prepare import REPORT_PAGE
+    from .training.prepare_report import REPORT_PAGE
 
     table = Table("", "found", "kept", "train", "test")
     train, test = report.splits["train"], report.splits["test"]

@@ -32,7 +32,8 @@ from bolid.training import prepare as prepare_module
 from bolid.training.captions import captions_from_jsonl
 from bolid.training.journal import Journal
 from bolid.training.people import PEOPLE_FILE, PreparedPeople, PrepareSettings
-from bolid.training.prepare import PrepareReport, prepare, split_people
+from bolid.training.prepare import prepare, split_people
+from bolid.training.prepare_report import PrepareReport
 
 from ..support.blip import write_blip
 
