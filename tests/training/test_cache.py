@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import resource
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,6 +11,8 @@ import torch
 
 from bolid.training import cache
 from bolid.training.cache import Tensors, TensorStore
+
+from .conftest import file_size_limit
 
 KEYS = [f"photo-{number}" for number in range(10)]
 
@@ -156,17 +156,6 @@ def test_several_writers(tmp_path: Path):
     reader.reload()
     assert reader.missing(KEYS) == []
     assert_holds_all(reader)
-
-
-@contextmanager
-def file_size_limit(bytes_: int) -> Iterator[None]:
-    """Writing fails beyond it, as on a full disk."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (bytes_, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def test_full_disk(tmp_path: Path):

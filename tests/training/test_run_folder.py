@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import resource
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +13,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from bolid.training import run_folder
 from bolid.training.run_folder import FORMAT, RunFolder, RunLog, TrainingError, environment
+
+from .conftest import file_size_limit
 
 DEPENDS_ON = {"method": "bolid", "run.seed": 0, "loss.min_snr_gamma": None, "optimizer.betas": (0.9, 0.999)}
 
@@ -180,17 +179,6 @@ def test_failure_while_a_checkpoint_is_written(tmp_path: Path, monkeypatch: pyte
         run.save_checkpoint(8, state(8), keep=1)
     assert names(tmp_path / "checkpoints") == [last.name]
     assert run.load_checkpoint()["step"] == 5
-
-
-@contextmanager
-def file_size_limit(bytes_: int) -> Iterator[None]:
-    """Writing fails beyond it, as on a full disk."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (bytes_, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def test_full_disk(tmp_path: Path):
