@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import pickle
 import re
-import textwrap
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from torch import nn
 
 from .adapter import Adapter, AdapterLayout
 from .build import build_adapter
+from .files import tensor_problems
 
 StateDict = dict[str, torch.Tensor]
 Lora = dict[tuple[int, str], tuple[torch.Tensor, torch.Tensor]]
@@ -212,10 +212,8 @@ def adapter_with_weights(
     try:
         adapter.load_state_dict(weights, strict=True, assign=True)
     except RuntimeError as error:
-        # One line per problem after the first; hundreds of layers may have the same one.
-        problems = textwrap.shorten(" ".join(str(error).splitlines()[1:]), 600, placeholder=" …")
         raise ValueError(
-            f"{name} looks like the {layout.kind!r} layout, but its tensors do not fit: {problems}"
+            f"{name} looks like the {layout.kind!r} layout, but its tensors do not fit: {tensor_problems(error)}"
         ) from error
     _check_lora(state_dict, layout, name)
     return adapter.eval().requires_grad_(False)

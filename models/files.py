@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import textwrap
 from pathlib import Path
 from typing import TypeVar
 
@@ -39,6 +40,11 @@ def write_safetensors(path: str | Path, tensors: dict[str, torch.Tensor], *, met
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def tensor_problems(error: RuntimeError) -> str:
+    """What a strict `load_state_dict` found, in one line: it has a line per problem, and hundreds may be the same."""
+    return textwrap.shorten(" ".join(str(error).splitlines()[1:]), 600, placeholder=" …")
 
 
 def read_description(

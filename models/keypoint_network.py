@@ -8,7 +8,6 @@ It is trained for the latents of one VAE and lies in a safetensors file of its o
 from __future__ import annotations
 
 import math
-import textwrap
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -20,7 +19,7 @@ from torch import nn
 from torch.nn import functional
 
 from .checkpoint import read_metadata, read_state_dict
-from .files import read_description, write_safetensors
+from .files import read_description, tensor_problems, write_safetensors
 from .keypoints import JOINTS
 
 FORMAT = 1
@@ -293,9 +292,9 @@ def read_keypoint_network(path: str | Path) -> KeypointNetworkFile:
     try:
         network.load_state_dict(state_dict, strict=True, assign=True)
     except RuntimeError as error:
-        problems = textwrap.shorten(" ".join(str(error).splitlines()[1:]), 600, placeholder=" …")
         raise ValueError(
-            f"{path.name} describes a keypoint network that its tensors do not fit: {problems} Get the file again."
+            f"{path.name} describes a keypoint network that its tensors do not fit: {tensor_problems(error)} Get the "
+            "file again."
         ) from error
     return KeypointNetworkFile(
         network=network.eval().requires_grad_(False), latent_space=config.latent_space, training=config.training

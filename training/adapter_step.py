@@ -12,7 +12,7 @@ from torch import nn
 
 from ..hosts.diffusers import attach, cross_attention_layers, text_projections
 from ..models.adapter import Adapter, AdapterLayout, BodyLayout
-from ..models.adapter_file import AdapterFile, read_adapter
+from ..models.adapter_file import read_adapter
 from ..models.build import build_adapter
 from ..models.cross_attention import KeyValue
 from ..models.keypoint_network import KeypointNetwork
@@ -78,8 +78,15 @@ def initial_adapter(
 
 
 def _read_initial(path: Path, layers: dict[int, int], widths: dict[str, int], unet: Any) -> Adapter:
-    adapter = _read_file(path).adapter
-    layout = adapter.layout
+    if not path.is_file():
+        raise ValueError(f"adapter.initial is {path}, but there is no such file.")
+    file = read_adapter(path)
+    if file.lora:
+        raise ValueError(
+            f"adapter.initial is {path.name}, a FaceID adapter with a LoRA, which changes the UNet itself. Training "
+            "leaves the UNet as it is: start from an adapter without one, or from fresh weights."
+        )
+    layout = file.adapter.layout
     if layout.layers != layers or layout.cross_attention_dim != unet.config.cross_attention_dim:
         raise ValueError(
             f"adapter.initial is {path.name}, which has {len(layout.layers)} layers and reads tokens of width "
@@ -93,7 +100,7 @@ def _read_initial(path: Path, layers: dict[int, int], widths: dict[str, int], un
                 f"adapter.initial is {path.name}, which reads {name} {needed}, but base.image_encoder has {width}. "
                 "Give the image encoder that the adapter was trained with."
             )
-    return adapter
+    return file.adapter
 
 
 def _check_parts(name: str, initial: AdapterLayout, layout: AdapterLayout) -> None:
@@ -109,18 +116,6 @@ def _check_parts(name: str, initial: AdapterLayout, layout: AdapterLayout) -> No
             f"adapter.initial is {name}, which has a body branch ({initial.body}), but the config asks for "
             f'{layout.body or "none"}. Take method = "bolid", and the same sizes in adapter.body.'
         )
-
-
-def _read_file(path: Path) -> AdapterFile:
-    if not path.is_file():
-        raise ValueError(f"adapter.initial is {path}, but there is no such file.")
-    file = read_adapter(path)
-    if file.lora:
-        raise ValueError(
-            f"adapter.initial is {path.name}, a FaceID adapter with a LoRA, which changes the UNet itself. Training "
-            "leaves the UNet as it is: start from an adapter without one, or from fresh weights."
-        )
-    return file
 
 
 def _fresh_layout(

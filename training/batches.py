@@ -49,10 +49,6 @@ class Targets:
     time_ids: torch.Tensor
     joints: torch.Tensor
 
-    @property
-    def size(self) -> int:
-        return len(self.names)
-
     def to(self, device: torch.device) -> Self:
         """The same elsewhere; floating-point numbers become float32."""
 

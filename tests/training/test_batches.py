@@ -371,7 +371,7 @@ def test_timesteps_are_even():
 
 def test_fields_of_the_targets():
     batch = batch_of()
-    assert batch.size == 3
+    assert len(batch.names) == 3
     for row, sample in enumerate(SAMPLES):
         target = PEOPLE[sample.person].photos[sample.target]
         assert batch.names[row] == target.name

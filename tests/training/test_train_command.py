@@ -667,3 +667,29 @@ def test_settings_of_the_run_do_what_they_say(config: Config, processes: Trainin
     assert heights[1] == Image.open(folder / "samples" / "step-00000007.png").height > heights[0]
     assert processes.run("train", config(), "run.steps=1", f"run.output={tmp_path / 'none'}").code == 0
     assert not list((tmp_path / "none" / "samples").iterdir())
+
+
+def test_learning_rate_is_the_length_of_a_step(
+    config: Config, processes: TrainingProcesses, tmp_path: Path
+) -> None:
+    """The first step of AdamW moves every weight by the learning rate, whatever the gradient."""
+    weights = []
+    for learning_rate in (1e-3, 3e-3):
+        folder = tmp_path / f"rate-{learning_rate}"
+        optimizer = {"learning_rate": learning_rate, "weight_decay": 0.0}
+        ended = processes.run("train", config(run={"output": str(folder), "steps": 1}, optimizer=optimizer))
+        assert ended.code == 0, ended
+        weights.append(load_file(folder / "adapter.safetensors"))
+    slow, fast = weights
+    moved = torch.cat([(fast[name] - slow[name]).abs().flatten() for name in slow])
+    assert float(moved.median()) == pytest.approx(2e-3, rel=0.01)
+    assert float(moved.max()) < 2.02e-3
+
+
+def test_schedule_warms_up_and_falls(config: Config, processes: TrainingProcesses, tmp_path: Path) -> None:
+    optimizer = {"learning_rate": 1e-3, "schedule": "cosine", "warmup_steps": 2}
+    ended = processes.run("train", config(run={"steps": 6}, optimizer=optimizer))
+    assert ended.code == 0, ended
+    rates = [entry["learning_rate"] for entry in metrics(tmp_path / "run", "train")]
+    cosine = [0.5 * (1 + math.cos(math.pi * step / 4)) for step in range(4)]
+    assert rates == pytest.approx([1e-3 * factor for factor in (0.0, 0.5, *cosine)])
