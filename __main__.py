@@ -37,6 +37,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[KEY=VALUE]...", help="In the place of what the file says, as in run.steps=2000."),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object to stdout, and all else to stderr.")]
 
 
@@ -120,45 +124,26 @@ def prepare_command(
 @app.command("train")
 def train_command(
     config: Annotated[Path, typer.Argument(help="A TOML file; training/configs has examples for every method.")],
-    overrides: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="[KEY=VALUE]...", help="In the place of what the file says, as in run.steps=2000."),
-    ] = None,
+    overrides: Overrides = None,
     as_json: Json = False,
 ) -> None:
     """Train an adapter, or go on with a run that is in its output folder."""
-    from .training.run_folder import TrainingError
-
-    with _told(TrainingError):
+    with _told_of_training(extra="train"):
         from .training.config import load_config
 
         loaded = load_config(config, overrides or ())
         _hush_libraries()
-        from .training.loop import train
+        from .training.train import train
 
         with _progress_bar() as progress:
             summary = train(loaded, progress)
-    from accelerate import PartialState
-
-    if not PartialState().is_main_process:
-        return  # one of several processes is enough to say it
-    if as_json:
-        _print_json(summary)
-    else:
-        for name, value in summary["validation"].items():
-            Console().print(f"validation {name}: {value:.5f}", highlight=False)
-        Console().print(f"Result: {summary['adapter']}", highlight=False, markup=False, soft_wrap=True)
+    _print_result(summary, summary["adapter"], as_json=as_json)
 
 
 world_app = typer.Typer(
     help="The people world: drawn people whose identity and joints are known.", no_args_is_help=True
 )
 app.add_typer(world_app, name="world")
-
-
-@world_app.callback()
-def world() -> None:
-    """Keep `render` a command of its own."""
 
 
 @world_app.command("render")
@@ -200,6 +185,23 @@ def render_command(
     else:
         total = sum(summary["pictures"].values())
         Console().print(f"{total} pictures in {summary['output']}", highlight=False, markup=False, soft_wrap=True)
+
+
+@world_app.command("train")
+def train_network_command(
+    config: Annotated[Path, typer.Argument(help="A TOML file; world/recipes has one for every network.")],
+    overrides: Overrides = None,
+    as_json: Json = False,
+) -> None:
+    """Train one of the world's own networks, or go on with a run that is in its output folder."""
+    with _told_of_training(extra="world"):
+        from .world.networks.train import load_network_config, train_network
+
+        loaded = load_network_config(config, overrides or ())
+        _hush_libraries()
+        with _progress_bar() as progress:
+            summary = train_network(loaded, progress)
+    _print_result(summary, summary["network"], as_json=as_json)
 
 
 def main() -> None:
@@ -258,6 +260,18 @@ def _told(
         _fail(interrupted, INTERRUPTED)
 
 
+@contextlib.contextmanager
+def _told_of_training(*, extra: str) -> Iterator[None]:
+    """`_told`, of runs that end with checkpoints."""
+    with _told(extra=extra):
+        from .training.run_folder import TrainingError
+
+        try:
+            yield
+        except TrainingError as error:
+            _fail(str(error), 2)
+
+
 def _fail(message: str, code: int) -> None:
     sys.stderr.write(f"bolid: {message}\n")
     raise typer.Exit(code)
@@ -311,6 +325,20 @@ def _summary(report: PrepareReport, output: Path) -> dict[str, Any]:
 
 def _print_json(summary: Any) -> None:
     sys.stdout.write(json.dumps(summary) + "\n")
+
+
+def _print_result(summary: dict[str, Any], result: str, *, as_json: bool) -> None:
+    """What a training run ended with; one of several processes is enough to say it."""
+    from accelerate import PartialState
+
+    if not PartialState().is_main_process:
+        return
+    if as_json:
+        _print_json(summary)
+        return
+    for name, value in summary["validation"].items():
+        Console().print(f"validation {name}: {value:.5f}", highlight=False)
+    Console().print(f"Result: {result}", highlight=False, markup=False, soft_wrap=True)
 
 
 def _print_summary(report: PrepareReport, summary: dict[str, Any]) -> None:

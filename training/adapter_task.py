@@ -142,6 +142,10 @@ class AdapterTask:
         samples, keys = self._training.batch(number)
         return self._batches.batch(self._training.people, samples, keys, self._config.dropping)
 
+    def data_summary(self) -> dict[str, Any]:
+        """How many people and photos there are to learn from, and held out."""
+        return self.people.summary()
+
     def loss_terms(self, module: torch.nn.Module, number: int, step: int) -> tuple[dict[str, torch.Tensor], Batch]:
         """[b] values of every term for this process's rows of forward pass `number`.
 

@@ -8,11 +8,11 @@ from __future__ import annotations
 import difflib
 import json
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -202,17 +202,22 @@ class RunSettings(Section):
     sample_guidance_scale: NotNegative = 5.0
 
 
-class AdapterTraining(Section):
+class Training(Section):
+    """What all runs of `training.loop` have."""
+
+    run: RunSettings
+    optimizer: OptimizerSettings = OptimizerSettings()
+
+
+class AdapterTraining(Training):
     """`method` "ip_adapter", "self_attention" or "bolid": an adapter for a Stable Diffusion model."""
 
     method: Literal["ip_adapter", "self_attention", "bolid"]
-    run: RunSettings
     data: DataSettings
     base: BaseSettings
     adapter: AdapterSettings = AdapterSettings()
     dropping: DroppingSettings = DroppingSettings()
     loss: LossSettings = LossSettings()
-    optimizer: OptimizerSettings = OptimizerSettings()
 
     @property
     def has_body(self) -> bool:
@@ -265,28 +270,39 @@ class KeypointSettings(Section):
     min_alpha_bar: Fraction = 0.5
 
 
-class KeypointTraining(Section):
+class KeypointTraining(Training):
     """`method` "keypoints": the network that finds joints in latents, for the keypoint term of the adapters' loss."""
 
     method: Literal["keypoints"]
-    run: RunSettings
     data: DataSettings
     base: BaseSettings
     network: KeypointSettings = KeypointSettings()
-    optimizer: OptimizerSettings = OptimizerSettings()
 
 
 TrainingConfig = AdapterTraining | KeypointTraining
 
-_CONFIG: TypeAdapter[TrainingConfig] = TypeAdapter(Annotated[TrainingConfig, Field(discriminator="method")])
+KINDS: dict[str, type[Training]] = {
+    **dict.fromkeys(("ip_adapter", "self_attention", "bolid"), AdapterTraining),
+    "keypoints": KeypointTraining,
+}
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> TrainingConfig:
+    """Read a config file of `bolid train`; see `read_config`."""
+    return read_config(path, overrides, kinds=KINDS, key="method", examples="training/configs")
+
+
+def read_config(
+    path: str | Path, overrides: Sequence[str], *, kinds: Mapping[str, type[Training]], key: str, examples: str
+) -> Any:
     """Read a config file.
 
     Args:
         path: a TOML file; relative paths in it are relative to the working directory.
         overrides: "section.key=value" each; the value is TOML, or plain text where it is none.
+        kinds: what there is to be trained, and the config of each.
+        key: what tells which of them it is.
+        examples: folder with configs, for messages.
 
     Raises:
         ValueError: not TOML, or a key or value that is not known; the message names all of them, and the nearest key.
@@ -294,18 +310,22 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> TrainingConf
     try:
         values = tomllib.loads(Path(path).read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
-        raise ValueError(f"There is no config file {path}. Examples are in training/configs.") from None
+        raise ValueError(f"There is no config file {path}. Examples are in {examples}.") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is no TOML file: {error}") from error
     for override in overrides:
         _set(values, override)
+    kind = values.get(key)
+    if not isinstance(kind, str) or kind not in kinds:
+        given = f", not {kind!r}" if key in values else ""
+        raise ValueError(f"{path}: {key} must be one of {', '.join(kinds)}{given}")
     try:
-        return _CONFIG.validate_python(values)
+        return kinds[kind].model_validate(values)
     except ValidationError as error:
-        raise ValueError(f"{path}: " + "; ".join(_problems(error, values))) from None
+        raise ValueError(f"{path}: " + "; ".join(_problems(error, kinds[kind]))) from None
 
 
-def resolved(config: TrainingConfig) -> dict[str, Any]:
+def resolved(config: Training) -> dict[str, Any]:
     """The config with every default, as plain JSON values."""
     return json.loads(config.model_dump_json())
 
@@ -326,10 +346,9 @@ def _set(values: dict[str, Any], override: str) -> None:
     values[name] = value
 
 
-def _problems(error: ValidationError, values: dict[str, Any]) -> Iterable[str]:
-    section = KeypointTraining if values.get("method") == "keypoints" else AdapterTraining
+def _problems(error: ValidationError, section: type[BaseModel]) -> Iterable[str]:
     for problem in error.errors():
-        place = [str(part) for part in problem["loc"][1:]]  # the method comes first
+        place = [str(part) for part in problem["loc"]]
         key = ".".join(place)
         match problem["type"]:
             case "extra_forbidden":
@@ -337,10 +356,6 @@ def _problems(error: ValidationError, values: dict[str, Any]) -> Iterable[str]:
                 yield f"unknown key {key}" + (f" (did you mean {nearest}?)" if nearest else "")
             case "missing":
                 yield f"{key} is missing"
-            case "union_tag_invalid" | "union_tag_not_found":
-                yield "method must be one of ip_adapter, self_attention, bolid, keypoints" + (
-                    f", not {values['method']!r}" if "method" in values else ""
-                )
             case "value_error":
                 yield str(problem["ctx"]["error"])
             case _:

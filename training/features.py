@@ -115,6 +115,13 @@ class People:
     def photos(self) -> list[Photo]:
         return [photo for person in (*self.train, *self.test) for photo in person.photos]
 
+    def summary(self) -> dict[str, Any]:
+        """Numbers of people and photos in both splits."""
+        return {
+            split: {"people": len(persons), "photos": sum(len(person.photos) for person in persons)}
+            for split, persons in (("train", self.train), ("test", self.test))
+        }
+
 
 def load_people(data: DataSettings, base: BaseSettings) -> People:
     """Read a prepared data set.

@@ -138,6 +138,10 @@ class KeypointTask:
         noisy = self._config.network.noisy
         self._ahead = Ahead(lambda number: self._targets(self._training, number, noisy=noisy), device=self._device)
 
+    def data_summary(self) -> dict[str, Any]:
+        """How many people and photos there are to learn from, and held out."""
+        return self.people.summary()
+
     def loss_terms(self, module: nn.Module, number: int, step: int) -> tuple[dict[str, torch.Tensor], Targets]:
         """[b] values of every term for this process's rows of forward pass `number`."""
         targets = self._ahead.get(number).to(self._device)

@@ -1,4 +1,4 @@
-"""`bolid train`: the loop that all methods share."""
+"""The loop that everything trained here shares."""
 
 from __future__ import annotations
 
@@ -21,12 +21,8 @@ from diffusers.training_utils import EMAModel
 from PIL import Image
 from safetensors import SafetensorError
 
-from . import adapter_task, keypoint_task
-from .base import base_fingerprint, check_base, load_denoiser
-from .batches import Targets
-from .config import AdapterTraining, OptimizerSettings, TrainingConfig, resolved
+from .config import OptimizerSettings, RunSettings, Training, resolved
 from .data import Share, Totals
-from .features import Features, People, check_photos, load_people
 from .progress import Progress
 from .run_folder import RunFolder, RunLog, TrainingError, environment
 
@@ -64,24 +60,27 @@ FREE = {
 """Keys that do not change the result, or in whose place the content of files counts."""
 
 
+class Batch(Protocol):
+    """Samples by the names of their files, for messages."""
+
+    @property
+    def names(self) -> tuple[str, ...]: ...
+
+
 class Task(Protocol):
     """What the loop trains.
 
     Attributes:
         module: its parameters are what is trained.
         terms: names of the loss's terms, and their λ.
-        people: those of the data set that can be used.
     """
 
     module: torch.nn.Module
     terms: dict[str, float]
-    people: People
 
-    def load_data(self, people: People, features: Features, share: Share) -> None: ...
+    def data_summary(self) -> dict[str, Any]: ...
 
-    def loss_terms(
-        self, module: torch.nn.Module, number: int, step: int
-    ) -> tuple[dict[str, torch.Tensor], Targets]: ...
+    def loss_terms(self, module: torch.nn.Module, number: int, step: int) -> tuple[dict[str, torch.Tensor], Batch]: ...
 
     def validation_values(self, autocast: Callable[[], AbstractContextManager[None]]) -> Totals: ...
 
@@ -90,24 +89,14 @@ class Task(Protocol):
     def write_result(self, path: Path, training: dict[str, Any]) -> None: ...
 
 
-def train(config: TrainingConfig, progress: Progress = lambda stage, done, total, note="": None) -> dict[str, Any]:
-    """Train, or go on with a run that was interrupted.
-
-    Args:
-        progress: told how far it is, by the main process alone.
-
-    Returns:
-        `output`, `adapter` (the file), `steps`, `validation` (the last one's values).
+def accelerator_for(run: RunSettings) -> Accelerator:
+    """The processes and the device that a run computes with.
 
     Raises:
-        ValueError, FileNotFoundError: something in the config cannot be used, or the run there is another one.
-        TrainingError: the loss is not finite, a file cannot be read or written, or the device has too little memory.
-        KeyboardInterrupt: the run was stopped; a checkpoint is there.
+        ValueError: processes that are set up in a way, or a precision, that cannot be trained with.
     """
-    dtype, mixed_precision = PRECISIONS[config.run.precision]
-    check_base(config.base.path)
     accelerator = Accelerator(
-        mixed_precision=mixed_precision,
+        mixed_precision=PRECISIONS[run.precision][1],
         kwargs_handlers=[
             InitProcessGroupKwargs(timeout=PATIENCE),
             # Otherwise every process holds the gradients twice.
@@ -119,39 +108,77 @@ def train(config: TrainingConfig, progress: Progress = lambda stage, done, total
             f"accelerate is set up for {accelerator.distributed_type.value}, but bolid train only knows processes that "
             "each hold the whole model. Run accelerate config again, or give accelerate launch --multi_gpu."
         )
-    if config.run.precision == "fp16" and accelerator.device.type == "cpu":
+    if run.precision == "fp16" and accelerator.device.type == "cpu":
         raise ValueError('run.precision "fp16" needs a GPU. Take "bf16" or "fp32".')
-    if not accelerator.is_main_process:
-        progress = _silent
-    share = Share(
-        process=accelerator.process_index, processes=accelerator.num_processes, batch_size=config.run.batch_size
-    )
-    method = adapter_task if isinstance(config, AdapterTraining) else keypoint_task
-    people = load_people(config.data, config.base)
-    folder = RunFolder(config.run.output, _depends_on(config, people, share, method.result_depends_on(config)))
+    return accelerator
 
-    cache = config.data.cache or config.data.path / "cache"
-    features = Features(
-        folder=cache,
-        base=config.base,
-        device=accelerator.device,
-        progress=progress,
-        process=share.process,
-        processes=share.processes,
-        wait=accelerator.wait_for_everyone,
+
+def share_of(accelerator: Accelerator, run: RunSettings) -> Share:
+    """Rows of every batch that this process computes."""
+    return Share(process=accelerator.process_index, processes=accelerator.num_processes, batch_size=run.batch_size)
+
+
+def progress_of(accelerator: Accelerator, progress: Progress) -> Progress:
+    """Only the main process talks."""
+    return progress if accelerator.is_main_process else _silent
+
+
+def optimizer_for(settings: OptimizerSettings, module: torch.nn.Module) -> torch.optim.Optimizer:
+    """The optimiser of a module's weights.
+
+    Raises:
+        ValueError: its package is missing.
+    """
+    kind: Any = torch.optim.AdamW
+    if settings.name == "adamw8bit":
+        try:
+            from bitsandbytes.optim import AdamW8bit
+
+            kind = AdamW8bit
+        except ImportError as error:
+            raise ValueError(
+                f'optimizer.name "adamw8bit" needs the package bitsandbytes ({error}): pip install bitsandbytes, or '
+                'take "adamw".'
+            ) from error
+    return kind(
+        list(module.parameters()), lr=settings.learning_rate, betas=settings.betas, weight_decay=settings.weight_decay
     )
+
+
+def train(
+    task: Task,
+    config: Training,
+    *,
+    optimizer: torch.optim.Optimizer,
+    accelerator: Accelerator,
+    folder: RunFolder,
+    share: Share,
+    progress: Progress,
+) -> dict[str, Any]:
+    """Train, or go on with a run that was interrupted.
+
+    Args:
+        task: on the accelerator's device, with its data.
+        optimizer: of the task's weights.
+        folder: of the run.
+        progress: told how far it is.
+
+    Returns:
+        `output`, the result's file under its name, `steps`, `validation` (the last one's values).
+
+    Raises:
+        ValueError: something in the config cannot be used, or the run there is another one.
+        TrainingError: the loss is not finite, or a file cannot be written.
+        KeyboardInterrupt: the run was stopped; a checkpoint is there.
+    """
+    return _Run(config, accelerator, task, optimizer, folder, share, progress).go()
+
+
+@contextlib.contextmanager
+def readable_errors(folder: RunFolder) -> Iterator[None]:
+    """Full disks, damaged files and too little memory become `TrainingError`s that say what to do."""
     try:
-        # First all that may be wrong with the config, then what takes hours.
-        denoiser = load_denoiser(config.base.path, dtype=dtype)
-        if config.run.gradient_checkpointing:
-            denoiser.unet.enable_gradient_checkpointing()
-        task = method.task(config, denoiser=denoiser, device=accelerator.device)
-        optimizer = _optimizer(config.optimizer, list(task.module.parameters()))
-        if accelerator.is_main_process:
-            check_photos(people.photos, cache / f"photos-{people.fingerprint[:12]}.json", progress)
-        accelerator.wait_for_everyone()
-        task.load_data(people, features, share)
-        return _Run(config, accelerator, task, optimizer, folder, share, progress).go()
+        yield
     except FileNotFoundError:
         raise
     except (OSError, SafetensorError) as error:
@@ -166,22 +193,17 @@ def train(config: TrainingConfig, progress: Progress = lambda stage, done, total
         ) from error
 
 
-def _silent(stage: str, done: int, total: int, note: str = "") -> None:
-    """Only the main process talks."""
-
-
-def _depends_on(config: TrainingConfig, people: People, share: Share, files: dict[str, str]) -> dict[str, Any]:
+def settings_that_matter(config: Training, share: Share) -> dict[str, Any]:
+    """Everything in a config that changes the result, flat; what lies in files has to be added."""
     values = dict(_flat(resolved(config)))
-    if config.optimizer.schedule == "constant":
+    if values["optimizer.schedule"] == "constant":
         del values["run.steps"]  # more steps go on where fewer ended
     kept = {key: value for key, value in values.items() if key not in FREE}
-    return {
-        **kept,
-        **files,
-        "base.path": base_fingerprint(config.base.path),
-        "data.path": people.fingerprint,
-        "samples per forward pass": share.all_rows,
-    }
+    return {**kept, "samples per forward pass": share.all_rows}
+
+
+def _silent(stage: str, done: int, total: int, note: str = "") -> None:
+    """Only the main process talks."""
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -197,7 +219,7 @@ class _Run:
 
     def __init__(
         self,
-        config: TrainingConfig,
+        config: Training,
         accelerator: Accelerator,
         task: Task,
         optimizer: torch.optim.Optimizer,
@@ -283,12 +305,12 @@ class _Run:
                     raise KeyboardInterrupt
         if self._accelerator.is_main_process:
             with self._averaged():
-                self._task.write_result(self._folder.adapter(), self._summary(run.steps))
+                self._task.write_result(self._folder.result(), self._summary(run.steps))
 
     def _result(self) -> dict[str, Any]:
         return {
             "output": str(self._folder.folder),
-            "adapter": str(self._folder.adapter()),
+            self._folder.result_name: str(self._folder.result()),
             "steps": self._config.run.steps,
             "validation": self._validation,
         }
@@ -324,13 +346,13 @@ class _Run:
             self._log.write(step, "train", named)
         return loss
 
-    def _check_skipped(self, step: int, batch: Targets) -> None:
+    def _check_skipped(self, step: int, batch: Batch) -> None:
         """In half precision single steps with too large a gradient are skipped; many in a row are a broken run."""
         self._skipped = self._skipped + 1 if self._optimizer.step_was_skipped else 0
         if self._skipped >= MAX_SKIPPED:
             self._stop_not_finite(step, f"the gradient of {MAX_SKIPPED} steps in a row", batch.names)
 
-    def _checked_means(self, step: int, terms: dict[str, torch.Tensor], batch: Targets) -> dict[str, float]:
+    def _checked_means(self, step: int, terms: dict[str, torch.Tensor], batch: Batch) -> dict[str, float]:
         """Mean of each term over all processes; the same on each, so that all stop together."""
         local = torch.stack([value.detach().mean() for value in terms.values()])
         means = dict(zip(terms, self._accelerator.reduce(local, "mean").tolist(), strict=True))
@@ -387,7 +409,7 @@ class _Run:
     def _save(self, step: int) -> None:
         if self._accelerator.is_main_process:
             with self._averaged():
-                self._task.write_result(self._folder.adapter(step), self._summary(step))
+                self._task.write_result(self._folder.result(step), self._summary(step))
             scaler = self._accelerator.scaler
             state = {
                 "step": step,
@@ -419,11 +441,12 @@ class _Run:
 
     def _summary(self, step: int) -> dict[str, Any]:
         """For the metadata of the result: without times, hosts and paths."""
-        people = {
-            split: {"people": len(persons), "photos": sum(len(person.photos) for person in persons)}
-            for split, persons in (("train", self._task.people.train), ("test", self._task.people.test))
+        return {
+            "steps": step,
+            **self._task.data_summary(),
+            "settings": self._folder.depends_on,
+            "validation": self._validation,
         }
-        return {"steps": step, **people, "settings": self._folder.depends_on, "validation": self._validation}
 
     @contextlib.contextmanager
     def _averaged(self) -> Iterator[None]:
@@ -437,23 +460,6 @@ class _Run:
             yield
         finally:
             self._average.restore(self._weights)
-
-
-def _optimizer(settings: OptimizerSettings, weights: list[torch.nn.Parameter]) -> torch.optim.Optimizer:
-    kind: Any = torch.optim.AdamW
-    if settings.name == "adamw8bit":
-        try:
-            from bitsandbytes.optim import AdamW8bit
-
-            kind = AdamW8bit
-        except ImportError as error:
-            raise ValueError(
-                f'optimizer.name "adamw8bit" needs the package bitsandbytes ({error}): pip install bitsandbytes, or '
-                'take "adamw".'
-            ) from error
-    return kind(
-        weights, lr=settings.learning_rate, betas=settings.betas, weight_decay=settings.weight_decay
-    )
 
 
 class _Stop:

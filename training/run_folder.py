@@ -7,7 +7,7 @@ starts.jsonl        when it was started, with which config and in which environm
 metrics.jsonl       losses, gradient norms and validations by step
 tensorboard/        the same, and the sample grids
 checkpoints/        to resume from; the newest ones
-adapters/           intermediate results
+adapters/           intermediate results, under the plural of the result's name
 samples/            sample grids
 ```
 """
@@ -48,13 +48,15 @@ class RunFolder:
     Args:
         folder: `run.output`.
         depends_on: everything that the result depends on; flat, JSON values.
+        result_name: what is trained.
 
     Raises:
         ValueError: the folder holds something else, or a run with other settings.
     """
 
-    def __init__(self, folder: Path, depends_on: dict[str, Any]):
+    def __init__(self, folder: Path, depends_on: dict[str, Any], *, result_name: str = "adapter"):
         self.folder = folder
+        self.result_name = result_name
         self.depends_on = json.loads(json.dumps(depends_on))
         self._record = folder / RECORD
         self._lock = FileLock(folder / LOCK)
@@ -104,7 +106,7 @@ class RunFolder:
             ) from None
         # First: without it the folder would be taken for somebody else's.
         write_text(self._record, _json({"format": FORMAT, "depends_on": self.depends_on}))
-        for name in ("checkpoints", "adapters", "samples"):
+        for name in ("checkpoints", f"{self.result_name}s", "samples"):
             (self.folder / name).mkdir(exist_ok=True)
         for left in self.folder.rglob(f".*{PARTIAL}"):
             left.unlink()
@@ -117,14 +119,15 @@ class RunFolder:
         """Let other processes go on with the run."""
         self._lock.release()
 
-    def adapter(self, step: int | None = None) -> Path:
+    def result(self, step: int | None = None) -> Path:
         """Where the result is written, or that of an earlier step."""
-        return self.folder / ("adapter.safetensors" if step is None else f"adapters/step-{step:08d}.safetensors")
+        name = self.result_name
+        return self.folder / (f"{name}.safetensors" if step is None else f"{name}s/step-{step:08d}.safetensors")
 
     def result_step(self) -> int | None:
         """After which step the result that is there was written; None without one that can be read."""
         try:
-            metadata = read_metadata(self.adapter())
+            metadata = read_metadata(self.result())
         except (OSError, SafetensorError):
             return None
         configs = [json.loads(text) for key, text in metadata.items() if key.endswith(".config")]

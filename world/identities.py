@@ -14,16 +14,18 @@ from .draws import Draws
 WORLD_VERSION = 1
 """To be raised when the same numbers would give another person, caption or picture."""
 
-Split = Literal["train", "validation", "test", "demo", "metrics"]
+Split = Literal["train", "validation", "test", "demo", "metrics", "base"]
 
 SPLITS: dict[Split, range] = {
     "train": range(600),
     "validation": range(600, 700),
     "test": range(700, 800),
     "demo": range(800, 820),
-    "metrics": range(1000, 1600),
+    "metrics": range(1000, 2000),
+    "base": range(2000, 6000),
 }
-"""Numbers of the people in each split. `metrics` are those from whom the networks learn that judge the others."""
+"""Numbers of the people in each split. From `base` the base model and the encoders learn, from `metrics` the networks
+that judge the others."""
 
 HairShape = Literal[
     "bald", "buzz", "short", "quiff", "curls", "afro", "bob", "long", "waves", "bun", "ponytail", "pigtails"

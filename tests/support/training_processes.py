@@ -81,7 +81,7 @@ def _serve() -> None:
     import torch._dynamo
     import torch.utils.tensorboard  # noqa: F401
 
-    import bolid.training.loop  # noqa: F401
+    import bolid.training.train  # noqa: F401
 
     for line in sys.stdin:
         request = json.loads(line)

@@ -15,7 +15,7 @@ from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
 from bolid.training.config import AdapterTraining, KeypointTraining, load_config
-from bolid.training.loop import train
+from bolid.training.train import train
 
 from .conftest import Toy
 

@@ -211,8 +211,8 @@ def test_damaged_checkpoint(tmp_path: Path, damage: str):
 
 def test_paths_of_results(tmp_path: Path):
     run = RunFolder(tmp_path, DEPENDS_ON)
-    assert run.adapter() == tmp_path / "adapter.safetensors"
-    assert run.adapter(1500) == tmp_path / "adapters" / "step-00001500.safetensors"
+    assert run.result() == tmp_path / "adapter.safetensors"
+    assert run.result(1500) == tmp_path / "adapters" / "step-00001500.safetensors"
 
 
 # The log

@@ -42,10 +42,10 @@ from bolid.training.config import AdapterTraining
 from bolid.training.data import Share
 from bolid.training.features import Features, People, Photo, encoder_pixels, load_people
 from bolid.training.leave_one_out import Sample
-from bolid.training.loop import train
 from bolid.training.people import PrepareSettings
 from bolid.training.pictures import placed_joints
 from bolid.training.prepare import prepare
+from bolid.training.train import train
 
 from ..support.small_models import comfy_model, sample, small_unet
 from .conftest import Toy

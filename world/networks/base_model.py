@@ -1,0 +1,253 @@
+"""The base model: a small Stable Diffusion, whose denoiser and text encoder learn together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import DDPMScheduler, UNet2DConditionModel
+from PIL import Image
+from safetensors.torch import load_file
+from torch import nn
+from transformers import CLIPTextConfig, CLIPTextModel
+
+from ...models.files import write_safetensors
+from ...models.network_file import read_network, write_network
+from ...training.base import TIMESTEPS, Denoiser, to_latents, to_pictures
+from ...training.data import Share
+from ...training.losses import add_noise, reconstruction_loss, training_target
+from ...training.progress import Progress
+from ...training.randomness import keyed_generator
+from ...training.samples import grid, sampled_latents, to_image
+from .autoencoder import load_autoencoder
+from .config import BaseSettings, BaseTraining
+from .dataset import Pictures
+from .task import NetworkTask, PictureBatch
+from .vocabulary import LENGTH, Vocabulary
+
+ENCODED_AT_ONCE = 64
+
+SCHEDULE: dict[str, Any] = {
+    "num_train_timesteps": TIMESTEPS,
+    "beta_schedule": "scaled_linear",
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "prediction_type": "v_prediction",
+    # The last step is pure noise (https://arxiv.org/abs/2305.08891): otherwise the mean colour leaks through it.
+    "rescale_betas_zero_snr": True,
+    "timestep_spacing": "trailing",
+    "clip_sample": False,
+}
+
+
+def denoiser_sizes(settings: BaseSettings, *, latent_channels: int) -> dict[str, Any]:
+    """Of the `UNet2DConditionModel`."""
+    levels = len(settings.block_out_channels)
+    return {
+        "in_channels": latent_channels,
+        "out_channels": latent_channels,
+        "block_out_channels": list(settings.block_out_channels),
+        "layers_per_block": settings.layers_per_block,
+        "down_block_types": ["CrossAttnDownBlock2D"] * levels,
+        "up_block_types": ["CrossAttnUpBlock2D"] * levels,
+        "cross_attention_dim": settings.text_dim,
+        # What diffusers calls so are heads.
+        "attention_head_dim": settings.heads,
+    }
+
+
+def text_encoder_sizes(settings: BaseSettings) -> dict[str, Any]:
+    """Of the `CLIPTextModel`, but for its vocabulary."""
+    return {
+        "hidden_size": settings.text_dim,
+        "intermediate_size": 4 * settings.text_dim,
+        "num_hidden_layers": settings.text_layers,
+        "num_attention_heads": settings.text_heads,
+        "max_position_embeddings": LENGTH,
+        "hidden_act": "quick_gelu",
+    }
+
+
+def text_encoder(sizes: dict[str, Any], vocabulary_size: int) -> CLIPTextModel:
+    """With random weights."""
+    # The end has the highest number, in CLIP's vocabulary and in ours.
+    special = {"bos_token_id": vocabulary_size - 2, "eos_token_id": vocabulary_size - 1}
+    return CLIPTextModel(CLIPTextConfig(**sizes, **special, pad_token_id=None, vocab_size=vocabulary_size))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Noised(PictureBatch):
+    """Pictures to be drawn.
+
+    Attributes:
+        latents, noise: [b, C, h, w].
+        timesteps: [b].
+        ids: [b, 77] numbers of the caption's tokens.
+    """
+
+    latents: torch.Tensor
+    noise: torch.Tensor
+    timesteps: torch.Tensor
+    ids: torch.Tensor
+
+
+class BaseStep(nn.Module):
+    """Noised pictures → terms of the loss, per picture."""
+
+    def __init__(self, unet: UNet2DConditionModel, text: CLIPTextModel, *, min_snr_gamma: float):
+        super().__init__()
+        self.unet = unet
+        self.text = text
+        self.denoiser = Denoiser(unet=unet, scheduler=DDPMScheduler(**SCHEDULE))
+        self._min_snr_gamma = min_snr_gamma
+
+    def forward(self, batch: Noised) -> dict[str, torch.Tensor]:
+        """[b] values of each term."""
+        noisy = add_noise(batch.latents, batch.noise, self.denoiser.alphas_cumprod, batch.timesteps)
+        prediction = self.denoise(noisy, batch.timesteps, self.text(batch.ids).last_hidden_state)
+        target = training_target(
+            batch.latents,
+            batch.noise,
+            self.denoiser.alphas_cumprod,
+            batch.timesteps,
+            prediction_type=self.denoiser.prediction_type,
+        )
+        return {
+            "reconstruction": reconstruction_loss(
+                prediction,
+                target,
+                self.denoiser.alphas_cumprod,
+                batch.timesteps,
+                prediction_type=self.denoiser.prediction_type,
+                min_snr_gamma=self._min_snr_gamma,
+            )
+        }
+
+    def denoise(self, noisy: torch.Tensor, timesteps: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
+        """[b, C, h, w] in float32."""
+        return self.denoiser.predict(
+            noisy, timesteps, text=text, pooled_text=None, time_ids=torch.zeros(len(noisy), 6, device=noisy.device)
+        )
+
+
+class BaseTask(NetworkTask):
+    """See `NetworkTask`."""
+
+    terms = {"reconstruction": 1.0}
+
+    def __init__(self, config: BaseTraining, *, device: torch.device):
+        super().__init__(config, device=device)
+        settings = config.base
+        self._vocabulary = Vocabulary.of(self.training.captions)
+        self._autoencoder_file = read_network(settings.autoencoder, "autoencoder")
+        self._unet_sizes = denoiser_sizes(settings, latent_channels=self._autoencoder_file.sizes["latent_channels"])
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.run.seed)
+            unet = UNet2DConditionModel(**self._unet_sizes)
+            text = text_encoder(text_encoder_sizes(settings), len(self._vocabulary))
+        if config.run.gradient_checkpointing:
+            unet.enable_gradient_checkpointing()
+        self.module = BaseStep(unet.to(memory_format=torch.channels_last), text, min_snr_gamma=settings.min_snr_gamma)
+        self._latents: dict[int, torch.Tensor] = {}
+
+    def result_depends_on(self) -> dict[str, str]:
+        """The autoencoder, and what all networks depend on."""
+        return {**super().result_depends_on(), "base.autoencoder": _fingerprint(self._autoencoder_file.state_dict)}
+
+    def load_data(self, share: Share, progress: Progress) -> None:
+        """See `NetworkTask.load_data`."""
+        autoencoder = load_autoencoder(self.config.base.autoencoder).to(self.device)
+        for pictures in (self.training, self.held_out):
+            self._latents[id(pictures)] = self._encoded(autoencoder, pictures, progress)
+        self._autoencoder = autoencoder
+        self.module.denoiser.to(self.device)
+        super().load_data(share, progress)
+
+    @torch.no_grad()
+    def _encoded(self, autoencoder: Any, pictures: Pictures, progress: Progress) -> torch.Tensor:
+        """[n, C, h, w] latents in half precision, from the cache where they are there."""
+        weights = _fingerprint(self._autoencoder_file.state_dict)
+        path = self.config.base.cache / f"latents-{weights[:12]}-{pictures.fingerprint[:12]}.safetensors"
+        if path.is_file():
+            return load_file(path)["latents"]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        encoded = []
+        progress("latents", 0, len(pictures))
+        for first in range(0, len(pictures), ENCODED_AT_ONCE):
+            numbers = range(first, min(first + ENCODED_AT_ONCE, len(pictures)))
+            pixels = pictures.pixels(numbers).to(self.device, memory_format=torch.channels_last)
+            encoded.append(to_latents(autoencoder, pixels)[0].half().cpu())
+            progress("latents", numbers.stop, len(pictures))
+        latents = torch.cat(encoded)
+        write_safetensors(path, {"latents": latents}, metadata={})
+        return latents
+
+    def batch_of(self, pictures: Pictures, numbers: list[int], generators: list[torch.Generator]) -> Noised:
+        """With noise, and some without their caption; those that are held out keep it."""
+        latents = self._latents[id(pictures)][numbers].float()
+        timesteps = torch.cat([torch.randint(TIMESTEPS, (1,), generator=each) for each in generators])
+        noise = torch.stack([torch.randn(latents.shape[1:], generator=each) for each in generators])
+        dropped = [float(torch.rand((), generator=each)) < self.config.base.drop_text for each in generators]
+        is_training = pictures is self.training
+        captions = [
+            "" if drop and is_training else pictures.captions[number]
+            for number, drop in zip(numbers, dropped, strict=True)
+        ]
+        return Noised(
+            names=pictures.names(numbers),
+            latents=latents,
+            noise=noise,
+            timesteps=timesteps,
+            ids=self._vocabulary.ids(captions),
+        )
+
+    def measures(self, batch: Noised) -> dict[str, torch.Tensor]:
+        """The term itself says all that can be measured without drawing."""
+        return {}
+
+    @torch.no_grad()
+    def sample_grid(self, autocast: Callable[[], AbstractContextManager[None]]) -> Image.Image:
+        """Captions of held-out people, drawn from the same noise each time, beside the picture that they describe."""
+        run = self.config.run
+        rows, captions = [], []
+        for row in range(run.sample_people):
+            number = row * len(self.held_out) // run.sample_people
+            caption = self.held_out.captions[number]
+            ids = self._vocabulary.ids(["", caption]).to(self.device)
+            shape = self._latents[id(self.held_out)].shape[1:]
+            noise = torch.randn(1, *shape, generator=keyed_generator(run.seed, "samples", row)).to(self.device)
+            with autocast():
+                text = self.module.text(ids).last_hidden_state
+                latents = sampled_latents(
+                    lambda noisy, timesteps, text=text: self.module.denoise(noisy, timesteps, text),
+                    noise,
+                    self.module.denoiser,
+                    steps=run.sample_steps,
+                    guidance_scale=run.sample_guidance_scale,
+                )
+            drawn = to_pictures(self._autoencoder, latents)[0]
+            rows.append([to_image(self.held_out.pixels([number])[0]), to_image(drawn)])
+            captions.append(caption)
+        return grid(rows, ["picture with this caption", "drawn"], captions)
+
+    def write_result(self, path: Path, training: dict[str, Any]) -> None:
+        """Write denoiser and text encoder."""
+        tensors = {f"unet.{key}": value for key, value in self.module.unet.state_dict().items()}
+        tensors |= {f"text_encoder.{key}": value for key, value in self.module.text.state_dict().items()}
+        tensors["tokens"] = torch.tensor(self._vocabulary.tokens)
+        sizes = {"unet": self._unet_sizes, "text_encoder": text_encoder_sizes(self.config.base), "schedule": SCHEDULE}
+        write_network(path, tensors, network="base", sizes=sizes, training=training)
+
+
+def _fingerprint(state_dict: dict[str, torch.Tensor]) -> str:
+    """Of weights, wherever they lie."""
+    import hashlib
+
+    digest = hashlib.sha256()
+    for name, tensor in sorted(state_dict.items()):
+        digest.update(name.encode() + tensor.half().numpy().tobytes())
+    return digest.hexdigest()

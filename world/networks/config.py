@@ -1,0 +1,189 @@
+"""What the training of one of the world's networks is told: one TOML file, as for `bolid train`.
+
+`world/recipes/` holds those of the networks that ship with the project.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from ...training.config import Count, Fraction, NotNegative, Positive, Section, Training
+from ..identities import Split
+
+HeadName = Literal[
+    "place",
+    "place_colour",
+    "action",
+    "balloon_colour",
+    "style",
+    "framing",
+    "top_kind",
+    "top_colour",
+    "top_pattern",
+    "skin_tone",
+    "hair_shape",
+    "hair_colour",
+    "beard",
+    "glasses",
+    "eye_colour",
+    "freckles",
+    "bottoms",
+    "bottoms_colour",
+    "shoes_colour",
+    "bones",
+]
+
+
+class PictureSettings(Section):
+    """The pictures to learn from.
+
+    Attributes:
+        folders: that `bolid world render` wrote.
+        split: whose pictures are learned from; those of the `validation` people are held out.
+    """
+
+    folders: Annotated[tuple[Path, ...], Field(min_length=1)]
+    split: Split
+
+
+class AutoencoderSettings(Section):
+    """An `AutoencoderTiny` of the usual layout: eight pixels per latent along a side.
+
+    Attributes:
+        latent_channels: of the latents.
+        crop: side of the squares that are learned from, in pixels.
+    """
+
+    latent_channels: Count = 16
+    crop: Annotated[int, Field(ge=32, multiple_of=8)] = 64
+
+
+class BaseSettings(Section):
+    """The denoiser and its text encoder, which learn together.
+
+    Attributes:
+        autoencoder: file of the trained autoencoder.
+        cache: folder for the latents, which are computed once.
+        block_out_channels: widths of the denoiser's levels.
+        layers_per_block: of each level.
+        heads: of every attention in the denoiser.
+        text_dim, text_layers, text_heads: of the text encoder.
+        drop_text: share of the pictures that are learned from without their caption.
+        min_snr_gamma: cap of the signal-to-noise weighting (https://arxiv.org/abs/2303.09556).
+    """
+
+    autoencoder: Path
+    cache: Path
+    block_out_channels: tuple[int, ...] = (128, 256)
+    layers_per_block: Count = 2
+    heads: Count = 4
+    text_dim: Count = 128
+    text_layers: Count = 3
+    text_heads: Count = 4
+    drop_text: Fraction = 0.1
+    min_snr_gamma: Positive = 5.0
+
+
+class RecognitionSettings(Section):
+    """A network that says of a picture who is in it, or what.
+
+    Attributes:
+        kind: "transformer" is a `CLIPVisionModelWithProjection`, "convolutional" a ResNet.
+        dim: width of the embedding.
+        width, depth: of the network.
+        contrast: weight of the term that tells people apart.
+        people_per_batch: for that term; the other pictures of a batch are theirs too.
+        heads: what is read off the embedding, each by a linear layer.
+    """
+
+    kind: Literal["transformer", "convolutional"]
+    dim: Count = 128
+    width: Annotated[int, Field(ge=16, multiple_of=16)] = 192
+    depth: Count = 6
+    contrast: NotNegative = 1.0
+    people_per_batch: Count = 16
+    heads: tuple[HeadName, ...] = ()
+
+
+class JointSettings(Section):
+    """A network that finds the twelve joints in pictures; see `models.keypoint_network`."""
+
+    width: Annotated[int, Field(ge=8, multiple_of=8)] = 32
+    depth: Annotated[int, Field(ge=1, le=5)] = 4
+
+
+class ImageTextSettings(Section):
+    """A pair of encoders for pictures and texts (https://arxiv.org/abs/2103.00020), in open_clip's form.
+
+    Attributes:
+        kind: of the picture's encoder.
+        dim: width of the embeddings.
+        width, depth: of the picture's encoder.
+        text_dim, text_layers, text_heads: of the text's encoder.
+    """
+
+    kind: Literal["transformer", "convolutional"]
+    dim: Count = 128
+    width: Annotated[int, Field(ge=16, multiple_of=16)] = 128
+    depth: Count = 4
+    text_dim: Count = 128
+    text_layers: Count = 2
+    text_heads: Count = 4
+
+
+class NetworkTraining(Training):
+    """What the runs of all kinds of networks have.
+
+    Attributes:
+        network: the kind, one of `KINDS`.
+    """
+
+    network: str
+    data: PictureSettings
+
+
+class AutoencoderTraining(NetworkTraining):
+    """`network` "autoencoder"."""
+
+    network: Literal["autoencoder"]
+    autoencoder: AutoencoderSettings = AutoencoderSettings()
+
+
+class BaseTraining(NetworkTraining):
+    """`network` "base": what draws pictures from noise and text."""
+
+    network: Literal["base"]
+    base: BaseSettings
+
+
+class RecognitionTraining(NetworkTraining):
+    """`network` "recognition"."""
+
+    network: Literal["recognition"]
+    recognition: RecognitionSettings
+
+
+class JointTraining(NetworkTraining):
+    """`network` "joints"."""
+
+    network: Literal["joints"]
+    joints: JointSettings = JointSettings()
+
+
+class ImageTextTraining(NetworkTraining):
+    """`network` "image_text"."""
+
+    network: Literal["image_text"]
+    image_text: ImageTextSettings
+
+
+KINDS: dict[str, type[NetworkTraining]] = {
+    "autoencoder": AutoencoderTraining,
+    "base": BaseTraining,
+    "recognition": RecognitionTraining,
+    "joints": JointTraining,
+    "image_text": ImageTextTraining,
+}
