@@ -28,6 +28,11 @@ FORMAT = 1
 CHANNELS_PER_GROUP = 8
 """Of every GroupNorm (https://arxiv.org/abs/1803.08494)."""
 
+PIXELS = "pixels"
+"""The latent space of networks that look at pictures themselves, in the form of `pixels_to_cells`."""
+
+PIXELS_PER_CELL = 4
+
 MAX_WIDENING = 4
 MAX_CHANNELS, MAX_DEPTH, MAX_UPSCALE = 4096, 8, 8
 
@@ -165,6 +170,11 @@ class KeypointNetwork(nn.Module):
             logits=(log_heatmaps.exp() * presence).sum(dim=(-2, -1)),
             log_heatmaps=log_heatmaps,
         )
+
+
+def pixels_to_cells(pixels: torch.Tensor) -> torch.Tensor:
+    """Pictures [b, 3, H, W] in -1 to 1 as latents [b, 48, H/4, W/4]: each cell holds the pixels that lie in it."""
+    return functional.pixel_unshuffle(pixels, PIXELS_PER_CELL)
 
 
 def soft_argmax(log_heatmaps: torch.Tensor) -> torch.Tensor:

@@ -17,6 +17,7 @@ from ..detectors.photos import read_picture
 from ..models.keypoint_network import (
     KeypointNetwork,
     KeypointNetworkLayout,
+    Keypoints,
     heatmap_divergence,
     write_keypoint_network,
 )
@@ -30,7 +31,7 @@ from .pictures import picture
 from .randomness import keyed_generator
 from .samples import CELL, grid, to_image
 
-POSITION, HEATMAP, PRESENCE = 1.0, 1.0, 0.1
+TERMS = {"position": 1.0, "heatmap": 1.0, "presence": 0.1}
 """Weights of the terms; the heatmaps' shape is what makes the network learn, the positions alone hardly do."""
 
 NEAR = 0.05
@@ -44,6 +45,22 @@ class KeypointTargets(Targets):
     is_guess: torch.Tensor
 
 
+def keypoint_terms(found: Keypoints, joints: torch.Tensor) -> dict[str, torch.Tensor]:
+    """[b] values of each term of a keypoint network's loss; `TERMS` are their weights.
+
+    Args:
+        joints: [b, 12, 3] x, y in 0 to 1, and visibility; places count only where it is positive.
+    """
+    positions, visible = joints[..., :2], joints[..., 2] > 0
+    divergence = heatmap_divergence(found.log_heatmaps, positions) * visible
+    presence = functional.binary_cross_entropy_with_logits(found.logits, visible.float(), reduction="none")
+    return {
+        "position": joint_error(found.positions, joints),
+        "heatmap": divergence.sum(dim=1) / visible.sum(dim=1).clamp(min=1),
+        "presence": presence.mean(dim=1),
+    }
+
+
 class KeypointStep(nn.Module):
     """Targets → terms of the loss, per sample. Its parameters are the keypoint network's."""
 
@@ -54,15 +71,7 @@ class KeypointStep(nn.Module):
 
     def forward(self, targets: KeypointTargets) -> dict[str, torch.Tensor]:
         """[b] values of each term."""
-        found = self.network(self.latents(targets))
-        positions, visible = targets.joints[..., :2], targets.joints[..., 2] > 0
-        divergence = heatmap_divergence(found.log_heatmaps, positions) * visible
-        presence = functional.binary_cross_entropy_with_logits(found.logits, visible.float(), reduction="none")
-        return {
-            "position": joint_error(found.positions, targets.joints),
-            "heatmap": divergence.sum(dim=1) / visible.sum(dim=1).clamp(min=1),
-            "presence": presence.mean(dim=1),
-        }
+        return keypoint_terms(self.network(self.latents(targets)), targets.joints)
 
     @torch.no_grad()
     def latents(self, targets: KeypointTargets) -> torch.Tensor:
@@ -99,7 +108,7 @@ class KeypointTask:
         people: those of the data set that can be used.
     """
 
-    terms = {"position": POSITION, "heatmap": HEATMAP, "presence": PRESENCE}
+    terms = TERMS
 
     def __init__(self, config: KeypointTraining, *, denoiser: Denoiser, device: torch.device):
         self._config = config
@@ -181,7 +190,7 @@ class KeypointTask:
                 targets = self._targets(self._samples, number, noisy=noisy).to(self._device)
                 with autocast():
                     positions = self.module.network(self.module.latents(targets)).positions[0]
-                row.append(_with_joints(image, targets.joints[0], positions))
+                row.append(with_joints(image, targets.joints[0], positions))
             rows.append(row)
             names.append(photo.name)
         return grid(rows, ["from latents", "from a guess"], names)
@@ -208,7 +217,13 @@ class KeypointTask:
         return stacked(rows)
 
 
-def _with_joints(image: Image.Image, joints: torch.Tensor, positions: torch.Tensor) -> Image.Image:
+def with_joints(image: Image.Image, joints: torch.Tensor, positions: torch.Tensor) -> Image.Image:
+    """A picture with the true places of the joints that are seen (green), and the found ones (red).
+
+    Args:
+        joints: [12, 3] x, y in 0 to 1, and visibility.
+        positions: [12, 2].
+    """
     scale = CELL / max(image.size)
     shown = image.resize((max(1, round(image.width * scale)), max(1, round(image.height * scale))))
     draw = ImageDraw.Draw(shown)

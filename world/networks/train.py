@@ -13,6 +13,7 @@ from ...training.run_folder import RunFolder
 from .autoencoder import AutoencoderTask
 from .base_model import BaseTask
 from .config import KINDS, NetworkTraining
+from .joints import JointTask
 from .recognition import RecognitionTask
 from .task import NetworkTask
 
@@ -20,6 +21,7 @@ TASKS: dict[str, type[NetworkTask]] = {
     "autoencoder": AutoencoderTask,
     "base": BaseTask,
     "recognition": RecognitionTask,
+    "joints": JointTask,
 }
 
 
