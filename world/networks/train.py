@@ -13,6 +13,7 @@ from ...training.run_folder import RunFolder
 from .autoencoder import AutoencoderTask
 from .base_model import BaseTask
 from .config import KINDS, NetworkTraining
+from .image_text import ImageTextTask
 from .joints import JointTask
 from .recognition import RecognitionTask
 from .task import NetworkTask
@@ -22,6 +23,7 @@ TASKS: dict[str, type[NetworkTask]] = {
     "base": BaseTask,
     "recognition": RecognitionTask,
     "joints": JointTask,
+    "image_text": ImageTextTask,
 }
 
 
