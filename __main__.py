@@ -204,6 +204,27 @@ def train_network_command(
     _print_result(summary, summary["network"], as_json=as_json)
 
 
+@world_app.command("unpack")
+def unpack_command(
+    output: Annotated[Path, typer.Argument(help="Folder for the models; what is there is replaced.")],
+    weights: Annotated[
+        Path | None, typer.Option(help="Folder with the networks' files; those that ship with BoLID if not given.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Write the world's networks as diffusers, transformers and open_clip read them, for `bolid train`."""
+    with _told(extra="world"):
+        _hush_libraries()
+        from .world.networks.unpack import WEIGHTS, unpack
+
+        written = unpack(output, weights or WEIGHTS)
+    if as_json:
+        _print_json(written)
+    else:
+        for name, folder in written.items():
+            Console().print(f"{name}: {folder}", highlight=False, markup=False, soft_wrap=True)
+
+
 def main() -> None:
     """Run the command line."""
     app()

@@ -42,6 +42,11 @@ FEET = ("left_big_toe", "left_small_toe", "left_heel", "right_big_toe", "right_s
 BODY_25 = (*OPENPOSE_18[:8], "middle_hip", *OPENPOSE_18[8:], *FEET)
 FACE_POINTS, HAND_POINTS = 70, 21
 
+HEAD = ("nose", "left_eye", "right_eye", "left_ear", "right_ear")
+
+HEAD_ABOVE_SHOULDERS = 0.75
+"""In torsos, or widths of the shoulders where these are longer: where a head ends of which a frame has no keypoint."""
+
 LARGEST_FRACTION = 2.0
 """Where no coordinate in a frame is above it, all are fractions of the canvas: these may reach a little beyond it, and
 nobody is two pixels large."""
@@ -118,15 +123,35 @@ def _person(points: np.ndarray, image_size: tuple[int, int]) -> Person | None:
     nose, *eyes = (by_name[name] for name in ("nose", "left_eye", "right_eye"))
     head_seen = all(point[2] > 0 for point in (nose, *eyes))
     middle = (eyes[0] + eyes[1])[:2] / 2
+    marked = points[seen, :2]
+    if not any(by_name[name][2] > 0 for name in HEAD) and (top := _top_of_head(by_name)) is not None:
+        marked = np.vstack((marked, top))
     return Person(
         box=box_around(
-            points[seen, :2],
+            marked,
             eyes=middle if head_seen else None,
             mouth=2 * nose[:2] - middle if head_seen else None,  # the nose's tip lies half way
             image_size=image_size,
         ),
         keypoints=np.array([by_name[name] for name in COCO_KEYPOINTS], dtype=np.float32),
     )
+
+
+def _top_of_head(by_name: Mapping[str, np.ndarray]) -> np.ndarray | None:
+    """[2] about where it is, by the trunk; None where the shoulders are not seen."""
+
+    def middle(name: str) -> np.ndarray | None:
+        left, right = by_name[f"left_{name}"], by_name[f"right_{name}"]
+        return (left + right)[:2] / 2 if min(left[2], right[2]) > 0 else None
+
+    shoulders, hips = middle("shoulder"), middle("hip")
+    if shoulders is None:
+        return None
+    width = float(np.linalg.norm((by_name["left_shoulder"] - by_name["right_shoulder"])[:2]))
+    torso = np.array((0.0, -width)) if hips is None else shoulders - hips
+    length = float(np.linalg.norm(torso))
+    # Seen from the side the shoulders are near each other, bent over the torso is short.
+    return shoulders + torso * (HEAD_ABOVE_SHOULDERS * max(length, width) / length) if length else None
 
 
 def frame_from_people(people: Iterable[Person], *, width: int, height: int, min_visibility: float) -> dict[str, Any]:

@@ -49,8 +49,9 @@ class SelfAttentionAggregator(nn.Module):
         self.blocks = nn.ModuleList(SelfAttentionBlock(dim=dim, operations=operations) for _ in range(depth))
         self.norm_out = operations.LayerNorm(dim)
         self.proj_out = operations.Linear(dim, dim)
-        nn.init.zeros_(self.proj_out.weight)
-        nn.init.zeros_(self.proj_out.bias)
+        for weight in (self.proj_out.weight, self.proj_out.bias):
+            if weight is not None:  # ComfyUI's layers may get theirs only when they are loaded
+                nn.init.zeros_(weight)
 
     def forward(
         self, features: torch.Tensor, places: torch.Tensor | None = None, in_use: torch.Tensor | None = None

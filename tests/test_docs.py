@@ -26,7 +26,20 @@ README, AGENTS = ROOT / "README.md", ROOT / "AGENTS.md"
 TROUBLESHOOTING = ROOT / "docs" / "troubleshooting.md"
 HELP = ROOT / "web" / "docs"
 PAGES = [README, AGENTS, ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
-ROOMS_WITH_FILES = ("nodes", "models", "hosts", "detectors", "training", "world", "clients", "scripts")
+ROOMS_WITH_FILES = (
+    "nodes",
+    "models",
+    "hosts",
+    "detectors",
+    "training",
+    "world",
+    "world/networks",
+    "clients",
+    "scripts",
+)
+NO_ROOMS = ("build", "data", "output", "runs", "weights")
+"""Folders that commands write."""
+
 LOCALES = sorted(path.name for path in (ROOT / "locales").iterdir() if path.is_dir())
 
 
@@ -142,7 +155,7 @@ def without_fences(text: str) -> str:
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_paths_of_this_repository_exist(page: Path):
-    rooms = {path.name for path in ROOT.iterdir() if path.is_dir() and path.name not in ("output", "build")}
+    rooms = {path.name for path in ROOT.iterdir() if path.is_dir() and path.name not in NO_ROOMS}
     spans = re.findall(r"`([^`\s]+)`", without_fences(read(page)))
     paths = [span for span in spans if "/" in span and span.split("/")[0] in rooms and not set(span) & set("<>…{}")]
     assert not [path for path in paths if not (ROOT / path).exists()]
@@ -196,9 +209,9 @@ def tree() -> dict[str, list[str]]:
 
 
 def test_agents_lists_every_room():
-    folders = {path.parent for path in ROOT.glob("[a-z]*/*") if path.parent.name not in ("output", "build")}
+    folders = {path.parent for path in ROOT.glob("[a-z]*/*") if path.parent.name not in NO_ROOMS}
     rooms = {f"{folder.name}/" for folder in folders if not folder.name.endswith(".egg-info")}
-    listed = {room if room != "web/docs/" else "web/" for room in tree() if room.endswith("/")}
+    listed = {room.split("/")[0] + "/" for room in tree() if room.endswith("/")}
     assert listed == rooms
 
 

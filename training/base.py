@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, AutoencoderTiny, DDPMScheduler, UNet2DConditionModel
+from diffusers import AutoencoderDC, AutoencoderKL, AutoencoderTiny, DDPMScheduler, UNet2DConditionModel
 from torch import nn
 from transformers import (
     CLIPTextModel,
@@ -34,7 +34,7 @@ SAMPLED_VALUES = 64
 PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
 SECOND_TEXT_ENCODER = ("text_encoder_2", "tokenizer_2")
 
-_AUTOENCODERS = {"AutoencoderKL": AutoencoderKL, "AutoencoderTiny": AutoencoderTiny}
+_AUTOENCODERS = {"AutoencoderKL": AutoencoderKL, "AutoencoderTiny": AutoencoderTiny, "AutoencoderDC": AutoencoderDC}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,7 +127,7 @@ def load_denoiser(path: Path, *, dtype: torch.dtype) -> Denoiser:
     return Denoiser(unet=_frozen(unet), scheduler=scheduler)
 
 
-def load_autoencoder(path: Path) -> AutoencoderKL | AutoencoderTiny:
+def load_autoencoder(path: Path) -> AutoencoderKL | AutoencoderTiny | AutoencoderDC:
     """The VAE of a model folder that `check_base` accepts.
 
     Raises:
@@ -224,7 +224,8 @@ def encode_image(
 def autoencoder_fingerprint(path: Path) -> str:
     """Tells the latents of one VAE from those of another, however its files were written."""
     autoencoder = load_autoencoder(path)
-    digest = hashlib.sha256(f"{autoencoder.config.scaling_factor} {autoencoder.config.shift_factor}".encode())
+    shift = autoencoder.config.get("shift_factor")
+    digest = hashlib.sha256(f"{autoencoder.config.scaling_factor} {shift}".encode())
     for name, tensor in sorted(autoencoder.state_dict().items()):
         values = tensor.flatten()[:: max(1, tensor.numel() // SAMPLED_VALUES)].half()
         digest.update(f"{name} {tuple(tensor.shape)}".encode() + values.numpy().tobytes())
@@ -233,19 +234,25 @@ def autoencoder_fingerprint(path: Path) -> str:
 
 def to_latents(autoencoder: Any, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Mean and standard deviation [b, C, h, w] of the scaled latents of pictures [b, 3, H, W] in -1 to 1."""
-    scale, shift = autoencoder.config.scaling_factor, autoencoder.config.shift_factor or 0.0
+    scale, shift = _scale_and_shift(autoencoder)
     encoded = autoencoder.encode(pixels)
     if hasattr(encoded, "latent_dist"):
         mean, std = encoded.latent_dist.mean, encoded.latent_dist.std
     else:
-        mean, std = encoded.latents, torch.zeros_like(encoded.latents)
+        mean = encoded.latent if hasattr(encoded, "latent") else encoded.latents
+        std = torch.zeros_like(mean)
     return (mean - shift) * scale, std * scale
 
 
 def to_pictures(autoencoder: Any, latents: torch.Tensor) -> torch.Tensor:
     """Scaled latents → pictures [b, 3, H, W], about -1 to 1."""
-    scale, shift = autoencoder.config.scaling_factor, autoencoder.config.shift_factor or 0.0
+    scale, shift = _scale_and_shift(autoencoder)
     return autoencoder.decode(latents / scale + shift, return_dict=False)[0]
+
+
+def _scale_and_shift(autoencoder: Any) -> tuple[float, float]:
+    """From an autoencoder's own latents to those that the UNet sees."""
+    return autoencoder.config.scaling_factor, autoencoder.config.get("shift_factor") or 0.0
 
 
 def latent_factor(path: Path) -> int:

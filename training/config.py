@@ -317,8 +317,8 @@ def read_config(
         _set(values, override)
     kind = values.get(key)
     if not isinstance(kind, str) or kind not in kinds:
-        given = f", not {kind!r}" if key in values else ""
-        raise ValueError(f"{path}: {key} must be one of {', '.join(kinds)}{given}")
+        given = repr(values[key]) if key in values else "missing"
+        raise ValueError(f"{path}: {key} must be one of {', '.join(kinds)}, but it is {given}.")
     try:
         return kinds[kind].model_validate(values)
     except ValidationError as error:

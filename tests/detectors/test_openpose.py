@@ -90,6 +90,36 @@ def test_the_box_has_room_around_head_hands_and_feet():
     assert 0 <= x0 and 0 <= y0 and x1 <= WIDTH and y1 <= HEIGHT
 
 
+def headless(**changes: tuple[float, float, float]) -> dict[str, tuple[float, float, float]]:
+    """Somebody upright, a torso of 100 pixels."""
+    shoulders = {"left_shoulder": (200.0, 200.0, 0.9), "right_shoulder": (140.0, 200.0, 0.9)}
+    hips = {"left_hip": (190.0, 300.0, 0.9), "right_hip": (150.0, 300.0, 0.9)}
+    return shoulders | hips | changes
+
+
+def test_a_frame_without_a_head_has_room_for_one():
+    (found,) = people_from_frame(frame(openpose(headless())))
+    margin = found.box[3] - 300
+    assert found.box[1] == pytest.approx(200 - 75 - margin)
+    (lying,) = people_from_frame(
+        frame(openpose(headless(left_hip=(70.0, 190.0, 0.9), right_hip=(70.0, 210.0, 0.9),
+                                left_shoulder=(170.0, 170.0, 0.9), right_shoulder=(170.0, 230.0, 0.9))))
+    )  # fmt: skip
+    assert lying.box[2] == pytest.approx(170 + 75 + (70 - lying.box[0]))
+    # Only shoulders: straight up, in their width.
+    unseen = (0.0, 0.0, 0.0)
+    (bust,) = people_from_frame(frame(openpose(headless(left_hip=unseen, right_hip=unseen))))
+    assert bust.box[1] == pytest.approx(200 - 45 - (bust.box[3] - 200))
+
+
+def test_a_head_that_is_seen_in_part_is_not_guessed():
+    (found,) = people_from_frame(frame(openpose(headless(nose=(170.0, 180.0, 0.9)))))
+    assert found.box[1] == pytest.approx(180 - (found.box[3] - 300))
+    # Nor is one above a single shoulder.
+    (found,) = people_from_frame(frame(openpose(headless(right_shoulder=(0.0, 0.0, 0.0)))))
+    assert found.box[1] == pytest.approx(200 - (found.box[3] - 300))
+
+
 def test_body_25():
     toe = (200.0, 470.0, 0.8)
     (found,) = people_from_frame(frame(openpose(STANDING | {"middle_hip": (1.0, 2.0, 0.1), "left_heel": toe}, BODY_25)))

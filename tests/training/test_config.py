@@ -220,9 +220,9 @@ def test_missing_table(tmp_path: Path):
 
 
 def test_method_missing_or_unknown(tmp_path: Path):
-    methods = "method must be one of ip_adapter, self_attention, bolid, keypoints"
-    assert message(tmp_path, text=without(MINIMAL, 'method = "bolid"')) == methods
-    assert message(tmp_path, "method=dreambooth") == f"{methods}, not 'dreambooth'"
+    methods = "method must be one of ip_adapter, self_attention, bolid, keypoints, but it is"
+    assert message(tmp_path, text=without(MINIMAL, 'method = "bolid"')) == f"{methods} missing."
+    assert message(tmp_path, "method=dreambooth") == f"{methods} 'dreambooth'."
 
 
 # Settings that do not fit together

@@ -9,33 +9,61 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderTiny
-from diffusers.models.autoencoders.vae import AutoencoderTinyBlock
+from diffusers import AutoencoderDC
 from PIL import Image
 from torch import nn
+from torch.nn import functional
 
 from ...models.network_file import read_network, write_network
 from ...training.randomness import keyed_generator
 from ...training.samples import grid, to_image
-from .config import AutoencoderTraining
+from ..parts import FACE
+from .config import AutoencoderSettings, AutoencoderTraining
 from .dataset import Pictures
+from .principal import CELL, SAMPLED_PICTURES, least_squares, start_linear
 from .task import NetworkTask, PictureBatch
 
-SCALING_PICTURES = 256
-"""Whose latents tell the scale of all latents."""
+LEVELS = (64, 64, 128, 128)
+"""Channels at one, two, four and eight pixels per cell; at the first there are no blocks."""
+
+
+def autoencoder_sizes(settings: AutoencoderSettings) -> dict[str, Any]:
+    """Of the `AutoencoderDC`, but for its scale."""
+    sizes: dict[str, Any] = {
+        "in_channels": 3,
+        "latent_channels": settings.latent_channels,
+        "upsample_block_type": "pixel_shuffle",
+        "downsample_block_type": "pixel_unshuffle",
+    }
+    for part, layers in (("encoder", settings.encoder_layers), ("decoder", settings.decoder_layers)):
+        sizes |= {
+            f"{part}_block_types": "ResBlock",
+            f"{part}_block_out_channels": list(LEVELS),
+            f"{part}_layers_per_block": [0, *layers],
+            f"{part}_qkv_multiscales": [[]] * len(LEVELS),
+        }
+    return sizes
 
 
 @dataclass(frozen=True, kw_only=True)
 class Crops(PictureBatch):
-    """Parts of pictures, `pixels` [b, 3, S, S] in -1 to 1."""
+    """Parts of pictures.
+
+    Attributes:
+        pixels: [b, 3, S, S] in -1 to 1.
+        noise: [b, C, S/8, S/8] on the latents, in their standard deviations.
+        weights: [b, 1, S, S] of the pixels' errors.
+    """
 
     pixels: torch.Tensor
+    noise: torch.Tensor
+    weights: torch.Tensor
 
 
 class AutoencoderStep(nn.Module):
     """Crops → terms of the loss, per picture."""
 
-    def __init__(self, autoencoder: AutoencoderTiny):
+    def __init__(self, autoencoder: AutoencoderDC):
         super().__init__()
         self.autoencoder = autoencoder
 
@@ -44,18 +72,21 @@ class AutoencoderStep(nn.Module):
 
         `edges` is the error of the differences between neighbours, which blurred pictures get wrong.
         """
-        error = self.reconstructed(crops.pixels) - crops.pixels
-        across, down = error.diff(dim=-1), error.diff(dim=-2)
+        error = self.reconstructed(crops.pixels, crops.noise) - crops.pixels
+        weights = crops.weights
+        across = error.diff(dim=-1).abs() * weights[..., 1:]
+        down = error.diff(dim=-2).abs() * weights[..., 1:, :]
         return {
-            "absolute": error.abs().mean(dim=(1, 2, 3)),
-            "squared": error.square().mean(dim=(1, 2, 3)),
-            "edges": (across.abs().mean(dim=(1, 2, 3)) + down.abs().mean(dim=(1, 2, 3))) / 2,
+            "absolute": (error.abs() * weights).mean(dim=(1, 2, 3)),
+            "squared": (error.square() * weights).mean(dim=(1, 2, 3)),
+            "edges": (across.mean(dim=(1, 2, 3)) + down.mean(dim=(1, 2, 3))) / 2,
         }
 
-    def reconstructed(self, pixels: torch.Tensor) -> torch.Tensor:
+    def reconstructed(self, pixels: torch.Tensor, noise: torch.Tensor | float = 0.0) -> torch.Tensor:
         """Float32, as large as `pixels`."""
-        pixels = pixels.contiguous(memory_format=torch.channels_last)
-        return self.autoencoder(pixels, return_dict=False)[0].float()
+        latents = self.autoencoder.encode(pixels, return_dict=False)[0]
+        latents = latents + noise * latents.detach().float().std()
+        return self.autoencoder.decode(latents, return_dict=False)[0].float()
 
 
 class AutoencoderTask(NetworkTask):
@@ -65,35 +96,51 @@ class AutoencoderTask(NetworkTask):
 
     def __init__(self, config: AutoencoderTraining, *, device: torch.device):
         super().__init__(config, device=device)
+        generator = keyed_generator(config.run.seed, "sampled pictures")
+        self._sampled = torch.randint(len(self.training), (SAMPLED_PICTURES,), generator=generator).tolist()
+        self._sizes = autoencoder_sizes(config.autoencoder)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.run.seed)
-            autoencoder = AutoencoderTiny(latent_channels=config.autoencoder.latent_channels)
-            _initialise(autoencoder)
-        self.module = AutoencoderStep(autoencoder.to(memory_format=torch.channels_last))
+            autoencoder = AutoencoderDC(**self._sizes)
+        start_linear(autoencoder, self.training.pixels(self._sampled))
+        self.module = AutoencoderStep(autoencoder)
 
     def batch_of(self, pictures: Pictures, numbers: list[int], generators: list[torch.Generator]) -> Crops:
-        """A part of every picture; all of it where it is held out."""
+        """A part of every picture, with noise; all of it and no noise where it is held out."""
+        settings = self.config.autoencoder
         pixels = pictures.pixels(numbers)
+        side, noise = pixels.shape[-1], 0.0
         if pictures is self.training:
-            side = self.config.autoencoder.crop
-            last = pixels.shape[-1] - side
-            places = [torch.randint(last + 1, (2,), generator=generator).tolist() for generator in generators]
-            crops = [
-                whole[:, top : top + side, left : left + side]
-                for whole, (top, left) in zip(pixels, places, strict=True)
-            ]
-            pixels = torch.stack(crops)
-        return Crops(names=pictures.names(numbers), pixels=pixels)
+            side, noise = settings.crop, settings.latent_noise
+        weights = torch.where(pictures.parts(numbers) == FACE, settings.face_weight, 1.0).unsqueeze(1)
+        latent_shape = (settings.latent_channels, side // CELL, side // CELL)
+        crops, weight_crops, noises = [], [], []
+        for whole, weight, generator in zip(pixels, weights, generators, strict=True):
+            top, left = torch.randint(whole.shape[-1] - side + 1, (2,), generator=generator).tolist()
+            crops.append(whole[:, top : top + side, left : left + side])
+            weight_crops.append(weight[:, top : top + side, left : left + side])
+            noises.append(noise * torch.randn(latent_shape, generator=generator))
+        return Crops(
+            names=pictures.names(numbers),
+            pixels=torch.stack(crops),
+            noise=torch.stack(noises),
+            weights=torch.stack(weight_crops),
+        )
 
     def measures(self, batch: Crops) -> dict[str, torch.Tensor]:
-        """Peak signal-to-noise ratio in decibels."""
+        """Peak signal-to-noise ratio in decibels, of all of each picture and of its face."""
         error = (self.module.reconstructed(batch.pixels).clamp(-1, 1) - batch.pixels) / 2
-        return {"psnr": -10 * error.square().mean(dim=(1, 2, 3)).log10()}
+        squared = error.square().mean(dim=1)
+        is_face = (batch.weights[:, 0] > 1).float()
+        seen = is_face.sum(dim=(1, 2)) > 0
+        faces = ((squared * is_face).sum(dim=(1, 2)) / is_face.sum(dim=(1, 2)).clamp(min=1))[seen]
+        return {"psnr": -10 * squared.mean(dim=(1, 2)).log10(), "psnr_face": -10 * faces.log10()}
 
     @torch.no_grad()
     def sample_grid(self, autocast: Callable[[], AbstractContextManager[None]]) -> Image.Image:
         """Pictures and what is left of them."""
-        numbers = range(self.config.run.sample_people)
+        count = self.config.run.sample_people
+        numbers = [row * len(self.held_out) // count for row in range(count)]
         pixels = self.held_out.pixels(numbers)
         reconstructed = self.module.reconstructed(pixels.to(self.device)).cpu()
         rows = [[to_image(before), to_image(after)] for before, after in zip(pixels, reconstructed, strict=True)]
@@ -101,43 +148,34 @@ class AutoencoderTask(NetworkTask):
 
     @torch.no_grad()
     def write_result(self, path: Path, training: dict[str, Any]) -> None:
-        """Write the autoencoder, with the factor that gives its latents a standard deviation of 1."""
-        generator = keyed_generator(self.config.run.seed, "scale")
-        numbers = torch.randint(len(self.training), (SCALING_PICTURES,), generator=generator).tolist()
-        latents = [
-            self.module.autoencoder.encode(self.training.pixels([number]).to(self.device)).latents for number in numbers
-        ]
-        scale = 1 / float(torch.cat(latents).float().std())
-        sizes = {"latent_channels": self.config.autoencoder.latent_channels, "scaling_factor": scale}
+        """Write the autoencoder, with the factor that gives its latents a standard deviation of 1.
+
+        The file also says which colours the scaled latents stand for, for previews: -1 to 1, [C][3] and a bias [3].
+        """
+        encoded, colours = [], []
+        for number in self._sampled:
+            pixels = self.training.pixels([number])
+            encoded.append(self.module.autoencoder.encode(pixels.to(self.device)).latent.float().cpu())
+            colours.append(functional.avg_pool2d(pixels, CELL))
+        latents = torch.cat(encoded)
+        scale = 1 / float(latents.std())
+        cells = [values.movedim(1, -1).flatten(0, -2) for values in (latents * scale, torch.cat(colours))]
+        factors, bias = least_squares(*cells)
+        sizes = {
+            "autoencoder": {**self._sizes, "scaling_factor": scale},
+            "rgb_factors": factors.T.tolist(),
+            "rgb_bias": bias.tolist(),
+        }
         write_network(path, self.module.autoencoder.state_dict(), network="autoencoder", sizes=sizes, training=training)
 
 
-@torch.no_grad()
-def _initialise(autoencoder: AutoencoderTiny) -> None:
-    """Weights that keep the scale of activations (https://arxiv.org/abs/1502.01852) through layers without norms.
-
-    With torch's own the signal fades on its way through two dozen of them, and hardly anything is learned at first.
-    """
-    for module in autoencoder.modules():
-        if isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)
-    for module in autoencoder.modules():
-        if isinstance(module, AutoencoderTinyBlock):
-            module.conv[-1].weight.mul_(0.2)  # blocks begin near the identity
-    last = autoencoder.decoder.layers[-1]
-    last.weight.mul_(0.1)
-    last.bias.fill_(0.5)  # mid-grey, in 0 to 1
-
-
-def load_autoencoder(path: Path) -> AutoencoderTiny:
+def load_autoencoder(path: Path) -> AutoencoderDC:
     """The autoencoder of a file, frozen.
 
     Raises:
         ValueError: not the file of an autoencoder.
     """
     file = read_network(path, "autoencoder")
-    autoencoder = AutoencoderTiny(**file.sizes)
+    autoencoder = AutoencoderDC(**file.sizes["autoencoder"])
     autoencoder.load_state_dict(file.state_dict)
     return autoencoder.eval().requires_grad_(False)

@@ -144,7 +144,9 @@ class BaseTask(NetworkTask):
         settings = config.base
         self._vocabulary = Vocabulary.of(self.training.captions)
         self._autoencoder_file = read_network(settings.autoencoder, "autoencoder")
-        self._unet_sizes = denoiser_sizes(settings, latent_channels=self._autoencoder_file.sizes["latent_channels"])
+        self._unet_sizes = denoiser_sizes(
+            settings, latent_channels=self._autoencoder_file.sizes["autoencoder"]["latent_channels"]
+        )
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.run.seed)
             unet = UNet2DConditionModel(**self._unet_sizes)

@@ -50,15 +50,23 @@ class PictureSettings(Section):
 
 
 class AutoencoderSettings(Section):
-    """An `AutoencoderTiny` of the usual layout: eight pixels per latent along a side.
+    """An `AutoencoderDC` (https://arxiv.org/abs/2410.10733) with eight pixels per latent along a side.
 
     Attributes:
-        latent_channels: of the latents.
+        latent_channels: of the latents; a divisor of 128.
+        encoder_layers, decoder_layers: blocks at two, four and eight pixels per cell.
         crop: side of the squares that are learned from, in pixels.
+        latent_noise: standard deviation of the noise on latents while the decoder learns, in theirs; a diffusion model
+            does not hit them exactly.
+        face_weight: of the errors in faces, which are few pixels and the first that one looks at.
     """
 
-    latent_channels: Count = 16
+    latent_channels: Literal[4, 8, 16, 32] = 32
+    encoder_layers: tuple[Count, Count, Count] = (1, 1, 2)
+    decoder_layers: tuple[Count, Count, Count] = (1, 2, 3)
     crop: Annotated[int, Field(ge=32, multiple_of=8)] = 64
+    latent_noise: NotNegative = 0.05
+    face_weight: Positive = 6.0
 
 
 class BaseSettings(Section):
@@ -97,6 +105,8 @@ class RecognitionSettings(Section):
         contrast: weight of the term that tells people apart.
         people_per_batch: for that term; the other pictures of a batch are theirs too.
         heads: what is read off the embedding, each by a linear layer.
+        parts: weight of the term that reads off the tokens of a transformer what each spot of the picture shows: parts
+            of the person, or none. Without it a transformer takes very long to see shapes.
     """
 
     kind: Literal["transformer", "convolutional"]
@@ -106,6 +116,7 @@ class RecognitionSettings(Section):
     contrast: NotNegative = 1.0
     people_per_batch: Count = 16
     heads: tuple[HeadName, ...] = ()
+    parts: NotNegative = 0.0
 
 
 class JointSettings(Section):

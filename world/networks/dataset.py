@@ -18,7 +18,7 @@ from ...models.keypoints import FIRST_JOINT
 from ...training.data import Share
 from ...training.randomness import keyed_generator
 from ..identities import Split
-from ..render import ORACLE_FILE, PHOTOS_FOLDER
+from ..render import MASKS_FOLDER, ORACLE_FILE, PHOTOS_FOLDER
 
 HELD_OUT: Split = "validation"
 
@@ -28,7 +28,7 @@ class Pictures:
     """The pictures of some people.
 
     Attributes:
-        files: of the pictures.
+        files, masks: of the pictures, and of the parts that they show.
         captions: of each.
         attributes, identities: as in the oracle's file.
         joints: [n, 12, 3] x, y in 0 to 1, visibility.
@@ -38,6 +38,7 @@ class Pictures:
     """
 
     files: tuple[Path, ...]
+    masks: tuple[Path, ...]
     captions: tuple[str, ...]
     attributes: tuple[dict[str, Any], ...]
     identities: tuple[dict[str, Any], ...]
@@ -58,9 +59,14 @@ class Pictures:
         read = [np.asarray(Image.open(self.files[number]).convert("RGB")) for number in numbers]
         return torch.from_numpy(np.stack(read)).movedim(-1, 1).float() / 127.5 - 1
 
+    def parts(self, numbers: Sequence[int]) -> torch.Tensor:
+        """[b, S, S] number of the part that each pixel shows, see `world.parts`."""
+        read = [np.asarray(Image.open(self.masks[number])) for number in numbers]
+        return torch.from_numpy(np.stack(read).astype(np.int64))
+
     def summary(self) -> dict[str, int]:
         """How much there is."""
-        return {"people": len(self.pictures_of), "pictures": len(self)}
+        return {"people": len(self.pictures_of), "photos": len(self)}
 
 
 def load_pictures(folders: Sequence[Path], split: Split) -> Pictures:
@@ -70,7 +76,7 @@ def load_pictures(folders: Sequence[Path], split: Split) -> Pictures:
         ValueError: no such folder, or nobody of that split in them; the message has the command that draws them.
     """
     digest = hashlib.sha256()
-    records, files = [], []
+    records, files, masks = [], [], []
     for folder in folders:
         path = folder / ORACLE_FILE
         if not path.is_file():
@@ -84,6 +90,7 @@ def load_pictures(folders: Sequence[Path], split: Split) -> Pictures:
                 digest.update(line)
                 records.append(record)
                 files.append(folder / PHOTOS_FOLDER / record["file"])
+                masks.append(folder / MASKS_FOLDER / record["file"])
     if not records:
         raise ValueError(
             f"There is nobody of the split {split!r} in {', '.join(map(str, folders))}. Draw them with "
@@ -96,6 +103,7 @@ def load_pictures(folders: Sequence[Path], split: Split) -> Pictures:
         pictures_of[person].append(picture)
     return Pictures(
         files=tuple(files),
+        masks=tuple(masks),
         captions=tuple(record["caption"] for record in records),
         attributes=tuple(record["attributes"] for record in records),
         identities=tuple(record["identity"] for record in records),

@@ -16,16 +16,22 @@ from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection, ResNet
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 from ...models.network_file import read_network, write_network
+from ...training.randomness import keyed_generator
 from ...training.samples import grid, to_image
+from ..parts import PARTS
 from ..pictures import SIDE
 from ..separability import area_under_curve
 from .config import RecognitionSettings, RecognitionTraining
 from .dataset import Pictures
 from .heads import Heads, answers_of, heads_loss, heads_measures
+from .principal import SAMPLED_PICTURES, start_patches
 from .task import NetworkTask, PictureBatch
 
 PATCH = 16
 TEMPERATURE = 0.1
+
+SPOT = 4
+"""Pixels along a side of what is one answer about the parts of a picture."""
 
 
 def recognition_sizes(settings: RecognitionSettings) -> dict[str, Any]:
@@ -52,6 +58,12 @@ def recognition_sizes(settings: RecognitionSettings) -> dict[str, Any]:
     }
 
 
+def normalised(pixels: torch.Tensor) -> torch.Tensor:
+    """Pictures in -1 to 1 as CLIP's encoders see them."""
+    mean, std = (pixels.new_tensor(values).view(3, 1, 1) for values in (OPENAI_CLIP_MEAN, OPENAI_CLIP_STD))
+    return (pixels / 2 + 0.5 - mean) / std
+
+
 class Recogniser(nn.Module):
     """Pictures [b, 3, S, S] in -1 to 1 → embeddings [b, dim].
 
@@ -72,12 +84,16 @@ class Recogniser(nn.Module):
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
         """Float32, not normalised."""
-        mean, std = (pixels.new_tensor(values).view(3, 1, 1) for values in (OPENAI_CLIP_MEAN, OPENAI_CLIP_STD))
-        pixels = (pixels / 2 + 0.5 - mean) / std
+        return self.with_tokens(pixels)[0]
+
+    def with_tokens(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Also what adapters read of a transformer: [b, tokens, width] of its last layer but one, a token per patch."""
+        pixels = normalised(pixels)
         if self.kind == "transformer":
-            return self.network(pixels).image_embeds.float()
+            output = self.network(pixels, output_hidden_states=True)
+            return output.image_embeds.float(), output.hidden_states[-2][:, 1:]
         pixels = pixels.contiguous(memory_format=torch.channels_last)
-        return self.projection(self.network(pixels).pooler_output.flatten(1)).float()
+        return self.projection(self.network(pixels).pooler_output.flatten(1)).float(), None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,25 +104,47 @@ class People(PictureBatch):
         pixels: [b, 3, S, S] in -1 to 1.
         people: [b] numbers.
         truths: see `heads.answers_of`.
+        spots: [b, S/4, S/4] number of the part that 4×4 pixels show in their middle, see `world.parts`; None where
+            nothing is learned from them.
     """
 
     pixels: torch.Tensor
     people: torch.Tensor
     truths: dict[str, torch.Tensor]
+    spots: torch.Tensor | None
+
+
+class PartsHead(nn.Module):
+    """Tokens [b, n, width] → logits [b, parts, S/4, S/4] of what each spot of the picture shows."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.layer = nn.Linear(width, len(PARTS) * (PATCH // SPOT) ** 2)
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Float32."""
+        side = SIDE // PATCH
+        maps = self.layer(tokens).float().movedim(1, -1).unflatten(-1, (side, side))
+        return functional.pixel_shuffle(maps, PATCH // SPOT)
 
 
 class RecognitionStep(nn.Module):
     """Pictures → terms of the loss, per picture."""
 
-    def __init__(self, recogniser: Recogniser, heads: Heads):
+    def __init__(self, recogniser: Recogniser, heads: Heads, parts: PartsHead | None = None):
         super().__init__()
         self.recogniser = recogniser
         self.heads = heads
+        self.parts = parts
 
     def forward(self, batch: People) -> dict[str, torch.Tensor]:
         """[b] values of each term."""
-        embeds = self.recogniser(batch.pixels)
+        embeds, tokens = self.recogniser.with_tokens(batch.pixels)
         terms = {"contrast": supervised_contrast(embeds, batch.people)}
+        if self.parts is not None:
+            logits = self.parts(tokens)
+            loss = functional.cross_entropy(logits, batch.spots, reduction="none")
+            terms["parts"] = loss.mean(dim=(1, 2))
         if self.heads.layers:
             terms["heads"] = heads_loss(self.heads(embeds), batch.truths)
         return terms
@@ -139,12 +177,25 @@ class RecognitionTask(NetworkTask):
     def __init__(self, config: RecognitionTraining, *, device: torch.device):
         super().__init__(config, device=device)
         settings = config.recognition
-        self.terms = {"contrast": settings.contrast, **({"heads": 1.0} if settings.heads else {})}
+        self.terms = {"contrast": settings.contrast}
+        if settings.heads:
+            self.terms["heads"] = 1.0
+        if settings.parts:
+            self.terms["parts"] = settings.parts
         self.people_per_batch = settings.people_per_batch
         self._sizes = recognition_sizes(settings)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.run.seed)
-            self.module = RecognitionStep(Recogniser(self._sizes), Heads(settings.dim, settings.heads))
+            self.module = RecognitionStep(
+                Recogniser(self._sizes),
+                Heads(settings.dim, settings.heads),
+                PartsHead(settings.width) if settings.parts else None,
+            )
+        if settings.kind == "transformer":
+            generator = keyed_generator(config.run.seed, "sampled pictures")
+            sampled = torch.randint(len(self.training), (SAMPLED_PICTURES,), generator=generator).tolist()
+            embedding = self.module.recogniser.network.vision_model.embeddings.patch_embedding
+            start_patches(embedding, normalised(self.training.pixels(sampled)))
         self._truths = {
             id(pictures): answers_of(pictures, settings.heads) for pictures in (self.training, self.held_out)
         }
@@ -156,12 +207,16 @@ class RecognitionTask(NetworkTask):
             pixels=pictures.pixels(numbers),
             people=pictures.people[numbers],
             truths={head: truth[numbers] for head, truth in self._truths[id(pictures)].items()},
+            spots=pictures.parts(numbers)[:, SPOT // 2 :: SPOT, SPOT // 2 :: SPOT] if self.module.parts else None,
         )
 
     def measures(self, batch: People) -> dict[str, torch.Tensor]:
         """Of the heads, and how often a picture of one person is closer than one of another."""
-        embeds = self.module.recogniser(batch.pixels)
+        embeds, tokens = self.module.recogniser.with_tokens(batch.pixels)
         found = heads_measures(self.module.heads(embeds), batch.truths)
+        if self.module.parts is not None:
+            right = self.module.parts(tokens).argmax(dim=1) == batch.spots
+            found["parts_right"] = right[batch.spots > 0].float()
         if self.config.recognition.contrast:
             found["auc"] = _area(embeds, batch.people)
         return found
@@ -192,9 +247,10 @@ class RecognitionTask(NetworkTask):
         return grid(rows, ["picture", *["nearest"] * 5], names)
 
     def write_result(self, path: Path, training: dict[str, Any]) -> None:
-        """Write the network and its heads."""
+        """Write the network and its heads, without what is only there for learning."""
         sizes = {"recogniser": self._sizes, "heads": list(self.config.recognition.heads)}
-        write_network(path, self.module.state_dict(), network="recognition", sizes=sizes, training=training)
+        kept = {key: value for key, value in self.module.state_dict().items() if not key.startswith("parts.")}
+        write_network(path, kept, network="recognition", sizes=sizes, training=training)
 
 
 def _area(embeds: torch.Tensor, people: torch.Tensor) -> torch.Tensor:

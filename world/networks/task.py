@@ -97,7 +97,10 @@ class NetworkTask:
 
     def data_summary(self) -> dict[str, Any]:
         """How much there is to learn from, and held out."""
-        return {self.config.data.split: self.training.summary(), HELD_OUT: self.held_out.summary()}
+        return {
+            "train": {"split": self.config.data.split, **self.training.summary()},
+            "test": {"split": HELD_OUT, **self.held_out.summary()},
+        }
 
     def loss_terms(self, module: nn.Module, number: int, step: int) -> tuple[dict[str, torch.Tensor], PictureBatch]:
         """[b] values of every term for this process's rows of forward pass `number`."""

@@ -1,0 +1,69 @@
+"""Model cards of the world's networks, from what their files say of themselves."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+from safetensors import safe_open
+
+from ...models.checkpoint import read_metadata
+from .unpack import WEIGHTS
+
+COMMANDS = {"network": "bolid world train world/recipes/{name}.toml", "method": "bolid train world/recipes/{name}.toml"}
+"""By the key of the settings that tells what was trained."""
+
+MEASURES = 4
+"""Decimals."""
+
+
+def cards(weights: str | Path = WEIGHTS) -> str:
+    """Markdown: a table of all files, and a section for each.
+
+    Args:
+        weights: folder with the networks' and adapters' files.
+    """
+    paths = sorted(Path(weights).glob("*.safetensors"))
+    found = [_card(path) for path in paths]
+    total_size = sum(card["bytes"] for card in found)
+    lines = ["| file | weights | MB |", "|---|---|---|"]
+    lines += [f"| `{card['name']}` | {card['weights']:,} | {_megabytes(card['bytes'])} |" for card in found]
+    lines += [f"| together | {sum(card['weights'] for card in found):,} | {_megabytes(total_size)} |", ""]
+    for card in found:
+        lines += _section(card)
+    return "\n".join(lines)
+
+
+def _card(path: Path) -> dict[str, Any]:
+    metadata = read_metadata(path)
+    (config,) = (json.loads(text) for key, text in metadata.items() if key.endswith(".config"))
+    with safe_open(path, framework="pt") as file:
+        weights = sum(math.prod(file.get_slice(key).get_shape()) for key in file.keys())
+    return {"name": path.stem, "bytes": path.stat().st_size, "weights": weights, "training": config["training"]}
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / 1e6:.1f}"
+
+
+def _section(card: dict[str, Any]) -> list[str]:
+    training = card["training"]
+    settings = training["settings"]
+    kind = "network" if "network" in settings else "method"
+    learned, held_out = (
+        f"{part['photos']:,} pictures of {part['people']:,} people" + (f" ({part['split']})" if "split" in part else "")
+        for part in (training["train"], training["test"])
+    )
+    lines = [
+        f"## {card['name']}",
+        "",
+        f"`{COMMANDS[kind].format(name=card['name'])}`, seed {settings['run.seed']}, {training['steps']:,} steps of "
+        f"{settings['samples per forward pass']}. Learned from {learned}; held out: {held_out}.",
+        "",
+        "| on people who were held out | |",
+        "|---|---|",
+    ]
+    lines += [f"| {name.replace('_', ' ')} | {value:.{MEASURES}f} |" for name, value in training["validation"].items()]
+    return [*lines, ""]

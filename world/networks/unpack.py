@@ -1,0 +1,105 @@
+"""The world's networks as the folders that diffusers, transformers and open_clip read, for `bolid train`."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import AutoencoderDC, DDPMScheduler, UNet2DConditionModel
+from safetensors.torch import save_file
+from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
+
+from ...models.network_file import NetworkFile, read_network
+from ...training.files import write_text
+from .base_model import text_encoder
+from .image_text import PREPROCESSING
+from .vocabulary import VOCABULARY_SIZE, Vocabulary, write_tokenizer
+
+WEIGHTS = Path(__file__).parent.parent / "weights"
+"""The files that ship with the project."""
+
+
+def unpack(output: str | Path, weights: str | Path = WEIGHTS) -> dict[str, str]:
+    """Write the folders; what is there is replaced.
+
+    Args:
+        output: gets `base` (a Stable Diffusion model in diffusers' format), `image_encoder` (transformers), and
+            `image_text` and `metric_image_text` (open_clip) where their files are there.
+        weights: folder with the networks' files.
+
+    Returns:
+        The folders by name.
+
+    Raises:
+        FileNotFoundError: a file that is needed is missing.
+        ValueError: a file is no such network.
+    """
+    output, weights = Path(output).resolve(), Path(weights)
+    written = {}
+    for name, write in _FOLDERS.items():
+        if name in _OPTIONAL and not (weights / f"{name}.safetensors").is_file():
+            continue
+        partial = output / f".{name}.partial"
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        write(partial, weights)
+        shutil.rmtree(output / name, ignore_errors=True)
+        partial.rename(output / name)
+        written[name] = str(output / name)
+    return written
+
+
+def _write_base(folder: Path, weights: Path) -> None:
+    autoencoder_file = read_network(weights / "autoencoder.safetensors", "autoencoder")
+    file = read_network(weights / "base.safetensors", "base")
+    autoencoder = AutoencoderDC(**autoencoder_file.sizes["autoencoder"])
+    autoencoder.load_state_dict(autoencoder_file.state_dict)
+    unet = UNet2DConditionModel(**file.sizes["unet"])
+    unet.load_state_dict(file.part("unet"))
+    text = text_encoder(file.sizes["text_encoder"], VOCABULARY_SIZE)
+    text.load_state_dict(_with_all_tokens(file, file.part("text_encoder"), "embeddings.token_embedding.weight"))
+    autoencoder.save_pretrained(folder / "vae")
+    unet.save_pretrained(folder / "unet")
+    text.save_pretrained(folder / "text_encoder")
+    DDPMScheduler(**file.sizes["schedule"]).save_pretrained(folder / "scheduler")
+    write_tokenizer(folder / "tokenizer")
+
+
+def _write_image_encoder(folder: Path, weights: Path) -> None:
+    file = read_network(weights / "image_encoder.safetensors", "recognition")
+    sizes = {key: value for key, value in file.sizes["recogniser"].items() if key != "kind"}
+    encoder: Any = CLIPVisionModelWithProjection(CLIPVisionConfig(**sizes))
+    encoder.load_state_dict(file.part("recogniser.network"))
+    encoder.save_pretrained(folder)
+
+
+def _write_image_text(folder: Path, weights: Path, *, name: str) -> None:
+    file = read_network(weights / f"{name}.safetensors", "image_text")
+    text = {**file.sizes["text_cfg"], "vocab_size": VOCABULARY_SIZE}
+    config = {"model_cfg": {**file.sizes, "text_cfg": text}, "preprocess_cfg": PREPROCESSING}
+    write_text(folder / "open_clip_config.json", json.dumps(config, indent=1))
+    tensors = _with_all_tokens(file, file.state_dict, "token_embedding.weight")
+    save_file(tensors, folder / "open_clip_model.safetensors", metadata={"format": "pt"})
+
+
+def _with_all_tokens(file: NetworkFile, state_dict: dict[str, torch.Tensor], suffix: str) -> dict[str, torch.Tensor]:
+    """A text encoder's weights with a row for every token that CLIP knows."""
+    vocabulary = Vocabulary(file.state_dict["tokens"].tolist())
+    return {
+        key: vocabulary.spread(tensor) if key.endswith(suffix) else tensor
+        for key, tensor in state_dict.items()
+        if key != "tokens"
+    }
+
+
+_FOLDERS: dict[str, Callable[[Path, Path], None]] = {
+    "base": _write_base,
+    "image_encoder": _write_image_encoder,
+    "image_text": lambda folder, weights: _write_image_text(folder, weights, name="image_text"),
+    "metric_image_text": lambda folder, weights: _write_image_text(folder, weights, name="metric_image_text"),
+}
+_OPTIONAL = ("image_text", "metric_image_text")
