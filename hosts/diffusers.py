@@ -85,10 +85,27 @@ class AttachedBranches:
         Raises:
             ValueError: a branch with a schedule or a mask.
         """
-        if any(branch.mask is not None or branch.start_percent > 0 or branch.end_percent < 1 for branch in branches):
+        self._set([self._key_values(branch) for branch in branches], roles=roles)
+
+    def condition_each(self, rows: Sequence[Sequence[Branch]], *, roles: Sequence[int]) -> None:
+        """Like `condition`, for batches whose parts hold a picture per row: each has branches of its own.
+
+        Args:
+            rows: branches of each picture; everywhere as many, with as many tokens, in the same order.
+            roles: see `condition`.
+
+        Raises:
+            ValueError: a branch with a schedule or a mask.
+        """
+        self._set(
+            [_batched([self._key_values(branch) for branch in branches]) for branches in zip(*rows, strict=True)],
+            roles=roles,
+        )
+
+    def _key_values(self, branch: Branch) -> dict[int, list[KeyValue]]:
+        if branch.mask is not None or branch.start_percent > 0 or branch.end_percent < 1:
             raise ValueError("The diffusers host takes branches without mask and without start and end percent.")
-        device, dtype = self._unet.device, self._unet.dtype
-        self._set([branch.key_values(device=device, dtype=dtype) for branch in branches], roles=roles)
+        return branch.key_values(device=self._unet.device, dtype=self._unet.dtype)
 
     def _set(self, key_values: list[dict[int, list[KeyValue]]], *, roles: Sequence[int]) -> None:
         self._condition.key_values, self._condition.roles = key_values, roles
@@ -124,6 +141,17 @@ def attach(unet: UNet2DConditionModel) -> AttachedBranches:
             "Call unet.set_default_attn_processor() or detach the other adapter first."
         )
     return AttachedBranches(unet)
+
+
+def _batched(rows: Sequence[Mapping[int, list[KeyValue]]]) -> dict[int, list[KeyValue]]:
+    """K', V' of several pictures as those of a batch."""
+    return {
+        index: [
+            KeyValue(key=torch.cat([one.key for one in each]), value=torch.cat([one.value for one in each]))
+            for each in zip(*(row[index] for row in rows), strict=True)
+        ]
+        for index in rows[0]
+    }
 
 
 @dataclass

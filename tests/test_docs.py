@@ -34,6 +34,7 @@ ROOMS_WITH_FILES = (
     "training",
     "world",
     "world/networks",
+    "evaluation",
     "clients",
     "scripts",
 )

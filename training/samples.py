@@ -23,18 +23,19 @@ ROW = CELL + HEADER + GAP
 def sampled_latents(
     denoise: Denoise, noise: torch.Tensor, denoiser: Denoiser, *, steps: int, guidance_scale: float
 ) -> torch.Tensor:
-    """Latents [1, C, h, w] by DDIM (https://arxiv.org/abs/2010.02502) with classifier-free guidance.
+    """Latents [b, C, h, w] by DDIM (https://arxiv.org/abs/2010.02502) with classifier-free guidance.
 
     Args:
-        denoise: x_t [2, C, h, w] and timesteps [2] → predictions; the first without conditions, the second with them.
-        noise: [1, C, h, w].
+        denoise: x_t [2b, C, h, w] and timesteps [2b] → predictions; the first half without conditions, the second with
+            them.
+        noise: [b, C, h, w].
     """
     scheduler = DDIMScheduler.from_config(denoiser.scheduler.config, clip_sample=False)
     scheduler.set_timesteps(steps)
     latents = noise * scheduler.init_noise_sigma
     for timestep in scheduler.timesteps:
         unconditional, conditional = denoise(
-            latents.expand(2, -1, -1, -1), timestep.to(latents.device).expand(2)
+            torch.cat((latents, latents)), timestep.to(latents.device).expand(2 * len(latents))
         ).chunk(2)
         prediction = unconditional + guidance_scale * (conditional - unconditional)
         latents = scheduler.step(prediction, timestep, latents).prev_sample

@@ -12,7 +12,10 @@ from safetensors import safe_open
 from ...models.checkpoint import read_metadata
 from .unpack import WEIGHTS
 
-COMMANDS = {"network": "bolid world train world/recipes/{name}.toml", "method": "bolid train world/recipes/{name}.toml"}
+COMMANDS = {
+    "network": "bolid world train world/recipes/{name}.toml",
+    "method": "bolid train world/recipes/adapters/{name}.toml",
+}
 """By the key of the settings that tells what was trained."""
 
 MEASURES = 4

@@ -1,0 +1,1 @@
+"""Comparing methods: pictures of people who were held out, measured."""
