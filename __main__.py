@@ -153,7 +153,8 @@ def render_command(
         list[str] | None,
         typer.Option(
             "--split",
-            help="Whom to draw: train, validation, test, demo, metrics; may be repeated. All but metrics if not given.",
+            help="Whom to draw: train, validation, test, demo, metrics, base; may be repeated. The first four if not "
+            "given.",
         ),
     ] = None,
     people: Annotated[int | None, typer.Option(help="Only the first so many of each split.")] = None,

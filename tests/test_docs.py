@@ -35,6 +35,7 @@ ROOMS_WITH_FILES = (
     "world",
     "world/networks",
     "evaluation",
+    "metrics",
     "clients",
     "scripts",
 )

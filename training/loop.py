@@ -52,6 +52,7 @@ FREE = {
     "base.path",
     "base.image_encoder",
     "base.face_pack",
+    "base.cache",
     "adapter.initial",
     "loss.keypoint_network",
     "loss.clip_model",

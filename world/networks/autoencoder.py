@@ -52,20 +52,21 @@ class Crops(PictureBatch):
     Attributes:
         pixels: [b, 3, S, S] in -1 to 1.
         noise: [b, C, S/8, S/8] on the latents, in their standard deviations.
-        weights: [b, 1, S, S] of the pixels' errors.
+        faces: [b, S, S] whether a pixel shows a face.
     """
 
     pixels: torch.Tensor
     noise: torch.Tensor
-    weights: torch.Tensor
+    faces: torch.Tensor
 
 
 class AutoencoderStep(nn.Module):
     """Crops → terms of the loss, per picture."""
 
-    def __init__(self, autoencoder: AutoencoderDC):
+    def __init__(self, autoencoder: AutoencoderDC, *, face_weight: float = 1.0):
         super().__init__()
         self.autoencoder = autoencoder
+        self._face_weight = face_weight
 
     def forward(self, crops: Crops) -> dict[str, torch.Tensor]:
         """[b] values of each term.
@@ -73,7 +74,7 @@ class AutoencoderStep(nn.Module):
         `edges` is the error of the differences between neighbours, which blurred pictures get wrong.
         """
         error = self.reconstructed(crops.pixels, crops.noise) - crops.pixels
-        weights = crops.weights
+        weights = torch.where(crops.faces, self._face_weight, 1.0).unsqueeze(1)
         across = error.diff(dim=-1).abs() * weights[..., 1:]
         down = error.diff(dim=-2).abs() * weights[..., 1:, :]
         return {
@@ -98,12 +99,15 @@ class AutoencoderTask(NetworkTask):
         super().__init__(config, device=device)
         generator = keyed_generator(config.run.seed, "sampled pictures")
         self._sampled = torch.randint(len(self.training), (SAMPLED_PICTURES,), generator=generator).tolist()
+        side, crop = self.training.pixels([0]).shape[-1], config.autoencoder.crop
+        if crop > side:
+            raise ValueError(f"autoencoder.crop is {crop}, but the pictures have {side} pixels along a side.")
         self._sizes = autoencoder_sizes(config.autoencoder)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.run.seed)
             autoencoder = AutoencoderDC(**self._sizes)
         start_linear(autoencoder, self.training.pixels(self._sampled))
-        self.module = AutoencoderStep(autoencoder)
+        self.module = AutoencoderStep(autoencoder, face_weight=config.autoencoder.face_weight)
 
     def batch_of(self, pictures: Pictures, numbers: list[int], generators: list[torch.Generator]) -> Crops:
         """A part of every picture, with noise; all of it and no noise where it is held out."""
@@ -112,26 +116,26 @@ class AutoencoderTask(NetworkTask):
         side, noise = pixels.shape[-1], 0.0
         if pictures is self.training:
             side, noise = settings.crop, settings.latent_noise
-        weights = torch.where(pictures.parts(numbers) == FACE, settings.face_weight, 1.0).unsqueeze(1)
+        faces = pictures.parts(numbers) == FACE
         latent_shape = (settings.latent_channels, side // CELL, side // CELL)
-        crops, weight_crops, noises = [], [], []
-        for whole, weight, generator in zip(pixels, weights, generators, strict=True):
+        crops, face_crops, noises = [], [], []
+        for whole, face, generator in zip(pixels, faces, generators, strict=True):
             top, left = torch.randint(whole.shape[-1] - side + 1, (2,), generator=generator).tolist()
             crops.append(whole[:, top : top + side, left : left + side])
-            weight_crops.append(weight[:, top : top + side, left : left + side])
+            face_crops.append(face[top : top + side, left : left + side])
             noises.append(noise * torch.randn(latent_shape, generator=generator))
         return Crops(
             names=pictures.names(numbers),
             pixels=torch.stack(crops),
             noise=torch.stack(noises),
-            weights=torch.stack(weight_crops),
+            faces=torch.stack(face_crops),
         )
 
     def measures(self, batch: Crops) -> dict[str, torch.Tensor]:
         """Peak signal-to-noise ratio in decibels, of all of each picture and of its face."""
         error = (self.module.reconstructed(batch.pixels).clamp(-1, 1) - batch.pixels) / 2
         squared = error.square().mean(dim=1)
-        is_face = (batch.weights[:, 0] > 1).float()
+        is_face = batch.faces.float()
         seen = is_face.sum(dim=(1, 2)) > 0
         faces = ((squared * is_face).sum(dim=(1, 2)) / is_face.sum(dim=(1, 2)).clamp(min=1))[seen]
         return {"psnr": -10 * squared.mean(dim=(1, 2)).log10(), "psnr_face": -10 * faces.log10()}

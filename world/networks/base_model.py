@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -11,12 +13,13 @@ from typing import Any
 import torch
 from diffusers import DDPMScheduler, UNet2DConditionModel
 from PIL import Image
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from ...models.files import write_safetensors
-from ...models.network_file import read_network, write_network
+from ...models.network_file import NetworkFile, read_network, write_network
 from ...training.base import TIMESTEPS, Denoiser, to_latents, to_pictures
 from ...training.data import Share
 from ...training.losses import add_noise, reconstruction_loss, training_target
@@ -98,15 +101,18 @@ class Noised(PictureBatch):
 class BaseStep(nn.Module):
     """Noised pictures → terms of the loss, per picture."""
 
-    def __init__(self, unet: UNet2DConditionModel, text: CLIPTextModel, *, min_snr_gamma: float):
+    def __init__(self, unet: UNet2DConditionModel, text: CLIPTextModel):
         super().__init__()
         self.unet = unet
         self.text = text
         self.denoiser = Denoiser(unet=unet, scheduler=DDPMScheduler(**SCHEDULE))
-        self._min_snr_gamma = min_snr_gamma
 
     def forward(self, batch: Noised) -> dict[str, torch.Tensor]:
-        """[b] values of each term."""
+        """[b] values of each term.
+
+        All timesteps count alike: weights by signal-to-noise would leave out the last one, which has no signal, and
+        with which drawing begins.
+        """
         noisy = add_noise(batch.latents, batch.noise, self.denoiser.alphas_cumprod, batch.timesteps)
         prediction = self.denoise(noisy, batch.timesteps, self.text(batch.ids).last_hidden_state)
         target = training_target(
@@ -123,7 +129,6 @@ class BaseStep(nn.Module):
                 self.denoiser.alphas_cumprod,
                 batch.timesteps,
                 prediction_type=self.denoiser.prediction_type,
-                min_snr_gamma=self._min_snr_gamma,
             )
         }
 
@@ -153,12 +158,12 @@ class BaseTask(NetworkTask):
             text = text_encoder(text_encoder_sizes(settings), len(self._vocabulary))
         if config.run.gradient_checkpointing:
             unet.enable_gradient_checkpointing()
-        self.module = BaseStep(unet.to(memory_format=torch.channels_last), text, min_snr_gamma=settings.min_snr_gamma)
+        self.module = BaseStep(unet, text)
         self._latents: dict[int, torch.Tensor] = {}
 
     def result_depends_on(self) -> dict[str, str]:
         """The autoencoder, and what all networks depend on."""
-        return {**super().result_depends_on(), "base.autoencoder": _fingerprint(self._autoencoder_file.state_dict)}
+        return {**super().result_depends_on(), "base.autoencoder": _fingerprint(self._autoencoder_file)}
 
     def load_data(self, share: Share, progress: Progress) -> None:
         """See `NetworkTask.load_data`."""
@@ -172,10 +177,13 @@ class BaseTask(NetworkTask):
     @torch.no_grad()
     def _encoded(self, autoencoder: Any, pictures: Pictures, progress: Progress) -> torch.Tensor:
         """[n, C, h, w] latents in half precision, from the cache where they are there."""
-        weights = _fingerprint(self._autoencoder_file.state_dict)
+        weights = _fingerprint(self._autoencoder_file)
         path = self.config.base.cache / f"latents-{weights[:12]}-{pictures.fingerprint[:12]}.safetensors"
         if path.is_file():
-            return load_file(path)["latents"]
+            try:
+                return load_file(path)["latents"]
+            except SafetensorError as error:
+                raise ValueError(f"The cached latents in {path} are damaged ({error}). Delete the file.") from error
         path.parent.mkdir(parents=True, exist_ok=True)
         encoded = []
         progress("latents", 0, len(pictures))
@@ -245,11 +253,9 @@ class BaseTask(NetworkTask):
         write_network(path, tensors, network="base", sizes=sizes, training=training)
 
 
-def _fingerprint(state_dict: dict[str, torch.Tensor]) -> str:
-    """Of weights, wherever they lie."""
-    import hashlib
-
-    digest = hashlib.sha256()
-    for name, tensor in sorted(state_dict.items()):
+def _fingerprint(file: NetworkFile) -> str:
+    """Of an autoencoder, wherever its file lies."""
+    digest = hashlib.sha256(json.dumps(file.sizes["autoencoder"], sort_keys=True).encode())
+    for name, tensor in sorted(file.state_dict.items()):
         digest.update(name.encode() + tensor.half().numpy().tobytes())
     return digest.hexdigest()

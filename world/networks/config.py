@@ -8,10 +8,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from ...training.config import Count, Fraction, NotNegative, Positive, Section, Training
-from ..identities import Split
 
 HeadName = Literal[
     "place",
@@ -37,6 +36,13 @@ HeadName = Literal[
 ]
 
 
+GROUPS = 32
+"""Of the denoiser's normalisation: its widths are multiples."""
+
+HEAD_WIDTH = 32
+"""Of the attention in networks that look at pictures."""
+
+
 class PictureSettings(Section):
     """The pictures to learn from.
 
@@ -46,7 +52,7 @@ class PictureSettings(Section):
     """
 
     folders: Annotated[tuple[Path, ...], Field(min_length=1)]
-    split: Split
+    split: Literal["base", "train", "metrics"]
 
 
 class AutoencoderSettings(Section):
@@ -80,19 +86,24 @@ class BaseSettings(Section):
         heads: of every attention in the denoiser.
         text_dim, text_layers, text_heads: of the text encoder.
         drop_text: share of the pictures that are learned from without their caption.
-        min_snr_gamma: cap of the signal-to-noise weighting (https://arxiv.org/abs/2303.09556).
     """
 
     autoencoder: Path
     cache: Path
-    block_out_channels: tuple[int, ...] = (128, 256)
-    layers_per_block: Count = 2
+    block_out_channels: Annotated[tuple[Count, ...], Field(min_length=1)] = (128, 192)
+    layers_per_block: Count = 1
     heads: Count = 4
     text_dim: Count = 128
     text_layers: Count = 3
     text_heads: Count = 4
     drop_text: Fraction = 0.1
-    min_snr_gamma: Positive = 5.0
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> BaseSettings:
+        _check_multiples(self.text_heads, text_dim=self.text_dim)
+        _check_multiples(GROUPS, **{f"block_out_channels {n}": n for n in self.block_out_channels})
+        _check_multiples(self.heads, **{f"block_out_channels {n}": n for n in self.block_out_channels})
+        return self
 
 
 class RecognitionSettings(Section):
@@ -117,6 +128,16 @@ class RecognitionSettings(Section):
     people_per_batch: Count = 16
     heads: tuple[HeadName, ...] = ()
     parts: NotNegative = 0.0
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> RecognitionSettings:
+        if self.kind == "transformer":
+            _check_multiples(HEAD_WIDTH, width=self.width)
+        elif self.parts:
+            raise ValueError('parts are read off the tokens of a transformer: set parts = 0, or kind = "transformer"')
+        if not self.contrast and not self.heads:
+            raise ValueError("nothing is learned: set contrast above 0, or name heads")
+        return self
 
 
 class JointSettings(Section):
@@ -143,6 +164,20 @@ class ImageTextSettings(Section):
     text_dim: Count = 128
     text_layers: Count = 2
     text_heads: Count = 4
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> ImageTextSettings:
+        _check_multiples(self.text_heads, text_dim=self.text_dim)
+        if self.kind == "transformer":
+            _check_multiples(HEAD_WIDTH, width=self.width)
+        return self
+
+
+def _check_multiples(factor: int, **sizes: int) -> None:
+    """Raise a ValueError unless all sizes are multiples of a factor."""
+    for name, size in sizes.items():
+        if size % factor:
+            raise ValueError(f"{name} is {size}, which is no multiple of {factor}")
 
 
 class NetworkTraining(Training):
@@ -175,6 +210,16 @@ class RecognitionTraining(NetworkTraining):
 
     network: Literal["recognition"]
     recognition: RecognitionSettings
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> RecognitionTraining:
+        people, rows = self.recognition.people_per_batch, self.run.batch_size
+        if self.recognition.contrast and (rows % people or rows == people):
+            raise ValueError(
+                f"run.batch_size is {rows}, of which {people} people (recognition.people_per_batch) have to have "
+                "equally many pictures, and more than one: give a multiple"
+            )
+        return self
 
 
 class JointTraining(NetworkTraining):

@@ -81,8 +81,8 @@ def load_pictures(folders: Sequence[Path], split: Split) -> Pictures:
         path = folder / ORACLE_FILE
         if not path.is_file():
             raise ValueError(
-                f"{folder} is no folder of drawn people: it has no {ORACLE_FILE}. bolid world render {folder} draws "
-                "some."
+                f"{folder} is no folder of drawn people: it has no {ORACLE_FILE}. bolid world render {folder} --split "
+                f"{split} draws some."
             )
         for line in path.read_bytes().splitlines():
             record = json.loads(line)
@@ -136,10 +136,11 @@ class PictureDraws:
         pictures: to choose from.
         share: rows of this process.
         seed: of the run.
-        people_per_batch: a process's rows are of so many people, equally many of each; 0: any pictures.
+        people_per_batch: a process's rows are of so many people, equally many of each, and nobody is in a batch twice;
+            0: any pictures.
 
     Raises:
-        ValueError: rows that cannot be shared equally.
+        ValueError: rows that cannot be shared equally, or fewer people than a batch needs.
     """
 
     def __init__(self, pictures: Pictures, *, share: Share, seed: int, people_per_batch: int = 0):
@@ -152,6 +153,11 @@ class PictureDraws:
                 f"run.batch_size is {share.batch_size}, which {people_per_batch} people (people_per_batch) cannot "
                 "share equally."
             )
+        people = len(pictures.pictures_of)
+        if people_per_batch * share.processes > people:
+            raise ValueError(
+                f"A batch is of {people_per_batch * share.processes} people (people_per_batch), but there are {people}."
+            )
         self._order = Shuffled(len(pictures.pictures_of) if people_per_batch else len(pictures), seed, "pictures")
 
     def batch(self, number: int) -> list[int]:
@@ -159,7 +165,10 @@ class PictureDraws:
         if not self._people:
             first = number * self._share.all_rows
             return [self._order[first + row] for row in self._share.rows]
-        first = (number * self._share.processes + self._share.process) * self._people
+        # Who is left at the end of a round waits for the next one.
+        people, each_batch = len(self._pictures.pictures_of), self._share.processes * self._people
+        turn, place_in_turn = divmod(number, people // each_batch)
+        first = turn * people + place_in_turn * each_batch + self._share.process * self._people
         each = self._share.batch_size // self._people
         drawn: list[int] = []
         for place in range(first, first + self._people):

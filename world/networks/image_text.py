@@ -17,12 +17,11 @@ from torch.nn import functional
 from ...models.network_file import write_network
 from ...training.samples import grid, to_image
 from ..pictures import SIDE
-from .config import ImageTextSettings, ImageTextTraining
+from .config import HEAD_WIDTH, ImageTextSettings, ImageTextTraining
 from .dataset import Pictures
 from .task import NetworkTask, PictureBatch
 from .vocabulary import LENGTH, Vocabulary
 
-HEAD_WIDTH = 32
 PATCH = 16
 PREPROCESSING = {"size": SIDE, "mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bicubic"}
 """In open_clip's terms: pictures in 0 to 1 become -1 to 1, which is what the networks are trained on."""

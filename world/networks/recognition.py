@@ -21,7 +21,7 @@ from ...training.samples import grid, to_image
 from ..parts import PARTS
 from ..pictures import SIDE
 from ..separability import area_under_curve
-from .config import RecognitionSettings, RecognitionTraining
+from .config import HEAD_WIDTH, RecognitionSettings, RecognitionTraining
 from .dataset import Pictures
 from .heads import Heads, answers_of, heads_loss, heads_measures
 from .principal import SAMPLED_PICTURES, start_patches
@@ -44,7 +44,7 @@ def recognition_sizes(settings: RecognitionSettings) -> dict[str, Any]:
             "hidden_size": settings.width,
             "intermediate_size": 4 * settings.width,
             "num_hidden_layers": settings.depth,
-            "num_attention_heads": settings.width // 32,
+            "num_attention_heads": settings.width // HEAD_WIDTH,
             "hidden_act": "gelu",
             "projection_dim": settings.dim,
         }
@@ -182,7 +182,7 @@ class RecognitionTask(NetworkTask):
             self.terms["heads"] = 1.0
         if settings.parts:
             self.terms["parts"] = settings.parts
-        self.people_per_batch = settings.people_per_batch
+        self.people_per_batch = settings.people_per_batch if settings.contrast else 0
         self._sizes = recognition_sizes(settings)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.run.seed)

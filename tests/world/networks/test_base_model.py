@@ -1,0 +1,297 @@
+"""The base model: its loss, the latents it learns from, its file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from diffusers import DDPMScheduler, UNet2DConditionModel
+from safetensors.torch import load_file
+
+from bolid.models.network_file import read_network, write_network
+from bolid.training.base import to_latents
+from bolid.training.data import Share
+from bolid.training.randomness import keyed_generator
+from bolid.world.networks import base_model
+from bolid.world.networks.autoencoder import load_autoencoder
+from bolid.world.networks.base_model import BaseTask, Noised, text_encoder
+from bolid.world.networks.dataset import Pictures
+from bolid.world.networks.vocabulary import VOCABULARY_SIZE, Vocabulary
+
+from .conftest import Config, DrawnWorld, write_autoencoder
+
+CPU = torch.device("cpu")
+ALONE = Share(process=0, processes=1, batch_size=4)
+
+
+def silent(stage: str, done: int, total: int, note: str = "") -> None:
+    """Nobody is told."""
+
+
+@pytest.fixture
+def task(config: Config) -> BaseTask:
+    task = BaseTask(config("base", base={"drop_text": 0.3}), device=CPU)
+    task.load_data(ALONE, silent)
+    return task
+
+
+def generators(count: int, *key: object) -> list[torch.Generator]:
+    return [keyed_generator(*key, number) for number in range(count)]
+
+
+# Loss
+
+
+def published_alphas() -> np.ndarray:
+    """ᾱ_t of Stable Diffusion's schedule, moved to a last one of 0 (https://arxiv.org/abs/2305.08891, algorithm 1)."""
+    betas = np.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2
+    roots = np.cumprod(1 - betas) ** 0.5
+    return ((roots - roots[-1]) * roots[0] / (roots[0] - roots[-1])) ** 2
+
+
+def test_the_last_timestep_is_nothing_but_noise(task: BaseTask):
+    found = task.module.denoiser.alphas_cumprod.double().numpy()
+    assert found[-1] == pytest.approx(0, abs=1e-12) and found[0] == pytest.approx(1 - 0.00085, abs=1e-6)
+    np.testing.assert_allclose(found, published_alphas(), atol=1e-6)
+    assert task.module.denoiser.prediction_type == "v_prediction"
+
+
+def test_loss_is_the_error_of_the_velocity_at_all_times_alike(task: BaseTask):
+    batch: Noised = task.batch_of(task.training, [0, 5, 9, 20], generators(4, "loss"))
+    batch = Noised(**{**vars(batch), "timesteps": torch.tensor([3, 400, 700, 999])})
+    with torch.no_grad():
+        (found,) = task.module(batch).values()
+        kept = torch.from_numpy(published_alphas())[batch.timesteps].float().view(-1, 1, 1, 1)
+        noisy = kept.sqrt() * batch.latents + (1 - kept).sqrt() * batch.noise
+        text = task.module.text(input_ids=batch.ids).last_hidden_state
+        predicted = task.module.unet(noisy, batch.timesteps, text).sample
+        velocity = kept.sqrt() * batch.noise - (1 - kept).sqrt() * batch.latents
+        error = (predicted - velocity).square().mean(dim=(1, 2, 3))
+    torch.testing.assert_close(found, error, rtol=1e-3, atol=1e-5)
+
+
+def test_denoiser_and_text_encoder_learn_together(task: BaseTask):
+    task.module(task.batch_of(task.training, [0, 5], generators(2)))["reconstruction"].mean().backward()
+    unused = {"text.text_model.embeddings.token_embedding.weight"}  # only rows that are used
+    still = [name for name, weight in task.module.named_parameters() if weight.grad is None or not weight.grad.any()]
+    assert set(still) <= unused
+    assert any(name.startswith("text.") for name, _ in task.module.named_parameters())
+
+
+def test_the_caption_matters(task: BaseTask):
+    batch = task.batch_of(task.held_out, [0], generators(1))
+    other = Noised(**{**vars(batch), "ids": task._vocabulary.ids(["a photo of a person on the beach, running"])})
+    with torch.no_grad():
+        assert task.module(batch)["reconstruction"] != task.module(other)["reconstruction"]
+
+
+# What is drawn
+
+
+def test_captions_are_dropped_as_often_as_the_config_says(task: BaseTask):
+    (empty,) = task._vocabulary.ids([""])
+    number, pictures = 5, task.training
+    (caption,) = task._vocabulary.ids([pictures.captions[number]])
+    batch = task.batch_of(pictures, [number] * 600, generators(600, "dropped"))
+    dropped = (batch.ids == empty).all(dim=1)
+    assert (batch.ids[~dropped] == caption).all()
+    assert float(dropped.float().mean()) == pytest.approx(0.3, abs=0.06)
+    held_out = task.batch_of(task.held_out, [number] * 600, generators(600, "dropped"))
+    assert (held_out.ids == task._vocabulary.ids([task.held_out.captions[number]])).all()
+
+
+@pytest.mark.parametrize(("rate", "expected"), [(0.0, 0), (1.0, 40)])
+def test_captions_are_never_or_always_dropped(config: Config, rate: float, expected: int):
+    task = BaseTask(config("base", base={"drop_text": rate}), device=CPU)
+    task.load_data(ALONE, silent)
+    ids = task.batch_of(task.training, [3] * 40, generators(40)).ids
+    assert int((ids == task._vocabulary.ids([""])).all(dim=1).sum()) == expected
+
+
+def test_noise_and_timesteps_follow_from_their_generator(task: BaseTask):
+    batch = task.batch_of(task.training, [4] * 500, generators(500, "noise"))
+    assert batch.noise.shape == (500, 4, 8, 8)
+    assert (float(batch.noise.mean()), float(batch.noise.std())) == pytest.approx((0, 1), abs=0.02)
+    assert batch.timesteps.min() >= 0 and batch.timesteps.max() <= 999
+    assert torch.histc(batch.timesteps.float(), bins=5, min=0, max=1000).min() > 70
+    again = task.batch_of(task.training, [9], generators(500, "noise")[7:8])
+    assert torch.equal(again.noise[0], batch.noise[7]) and again.timesteps[0] == batch.timesteps[7]
+
+
+# Latents
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Path:
+    return tmp_path / "cache"
+
+
+def base_of(config: Config, cache: Path, **sections: dict[str, object]) -> BaseTask:
+    """With its latents in this cache."""
+    base = {"cache": str(cache), **sections.pop("base", {})}
+    task = BaseTask(config("base", base=base, **sections), device=CPU)
+    task.load_data(ALONE, silent)
+    return task
+
+
+def test_latents_are_the_scaled_ones_of_the_pictures(task: BaseTask, drawn: DrawnWorld):
+    autoencoder = load_autoencoder(drawn.autoencoder)
+    for pictures in (task.training, task.held_out):
+        batch = task.batch_of(pictures, [7, 2], generators(2))
+        with torch.no_grad():
+            expected, _ = to_latents(autoencoder, pictures.pixels([7, 2]))
+        torch.testing.assert_close(batch.latents, expected, atol=2e-3, rtol=2e-3)
+        assert float(expected.std()) == pytest.approx(1, abs=0.3)
+        assert batch.latents.dtype == torch.float32 and batch.names == pictures.names([7, 2])
+
+
+def test_latents_are_computed_once(
+    config: Config, drawn: DrawnWorld, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    encoded: list[int] = []
+
+    def counted(autoencoder: object, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        encoded.append(len(pixels))
+        return to_latents(autoencoder, pixels)
+
+    monkeypatch.setattr(base_model, "to_latents", counted)
+    task = base_of(config, cache)
+    files = {path: path.stat().st_mtime_ns for path in cache.iterdir()}
+    assert sum(encoded) == 48 and len(files) == 2
+    assert all(load_file(path)["latents"].dtype == torch.float16 for path in files)
+
+    encoded.clear()
+    again = base_of(config, cache)
+    assert encoded == [] and {path: path.stat().st_mtime_ns for path in cache.iterdir()} == files
+    batches = [one.batch_of(one.training, [3], generators(1)).latents for one in (task, again)]
+    assert torch.equal(*batches)
+
+    base_of(config, cache, data={"split": "metrics"})
+    assert sum(encoded) == 24  # those of the people who are held out are there
+
+    encoded.clear()
+    other = write_autoencoder(tmp_path / "other.safetensors", drawn, seed=1)
+    stages: list[tuple[str, int, int]] = []
+    base = {"autoencoder": str(other), "cache": str(cache)}
+    BaseTask(config("base", base=base), device=CPU).load_data(
+        ALONE, lambda stage, done, total, note="": stages.append((stage, done, total))
+    )
+    assert sum(encoded) == 48 and stages == [("latents", 0, 24), ("latents", 24, 24)] * 2
+    assert len(list(cache.iterdir())) == 5
+
+
+def test_damaged_latents_are_told_by_their_file(config: Config, cache: Path):
+    base_of(config, cache)
+    damaged = min(cache.iterdir())
+    damaged.write_bytes(damaged.read_bytes()[:100])
+    with pytest.raises(Exception, match=f"{damaged.name} are damaged .*Delete the file"):
+        base_of(config, cache)
+
+
+def test_latents_of_another_scale_are_others(task: BaseTask, config: Config, drawn: DrawnWorld, tmp_path: Path):
+    file, other = read_network(drawn.autoencoder, "autoencoder"), tmp_path / "other.safetensors"
+    file.sizes["autoencoder"]["scaling_factor"] *= 2
+    write_network(other, file.state_dict, network="autoencoder", sizes=file.sizes)
+    rescaled = BaseTask(config("base", base={"autoencoder": str(other)}), device=CPU)
+    rescaled.load_data(ALONE, silent)
+    one, two = (each.batch_of(each.training, [3], generators(1)).latents for each in (task, rescaled))
+    torch.testing.assert_close(two, 2 * one, atol=4e-3, rtol=2e-3)
+
+
+def test_many_pictures_are_encoded_in_parts(
+    task: BaseTask, config: Config, cache: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(base_model, "ENCODED_AT_ONCE", 7)
+    again = base_of(config, cache)
+    numbers = list(range(24))
+    for pictures, known in ((again.training, task.training), (again.held_out, task.held_out)):
+        latents = again.batch_of(pictures, numbers, generators(24)).latents
+        expected = task.batch_of(known, numbers, generators(24)).latents
+        torch.testing.assert_close(latents, expected, atol=2e-3, rtol=2e-3)
+
+
+def test_the_result_depends_on_the_autoencoder_and_the_pictures(config: Config, drawn: DrawnWorld, tmp_path: Path):
+    def depends_on(**sections: dict[str, object]) -> dict[str, str]:
+        return BaseTask(config("base", **sections), device=CPU).result_depends_on()
+
+    known = depends_on()
+    copied = tmp_path / "copied.safetensors"
+    copied.write_bytes(drawn.autoencoder.read_bytes())
+    assert depends_on(base={"autoencoder": str(copied)}) == known
+    other = write_autoencoder(tmp_path / "other.safetensors", drawn, seed=1)
+    changed = depends_on(base={"autoencoder": str(other)})
+    assert changed["base.autoencoder"] != known["base.autoencoder"]
+    assert changed["data.folders"] == known["data.folders"]
+    changed = depends_on(data={"split": "metrics"})
+    assert changed["data.folders"] != known["data.folders"]
+
+
+# Files
+
+
+def test_file_builds_the_librarys_classes(task: BaseTask, tmp_path: Path):
+    path = tmp_path / "network.safetensors"
+    task.write_result(path, {"steps": 2})
+    stored = load_file(path)
+    assert {tensor.dtype for name, tensor in stored.items() if name != "tokens"} == {torch.float16}
+    file = read_network(path, "base")
+    assert file.training == {"steps": 2}
+    unet = UNet2DConditionModel(**file.sizes["unet"]).eval()
+    unet.load_state_dict(file.part("unet"), strict=True)
+    vocabulary = Vocabulary(file.state_dict["tokens"].tolist())
+    small = text_encoder(file.sizes["text_encoder"], len(vocabulary)).eval()
+    small.load_state_dict(file.part("text_encoder"), strict=True)
+    assert len(file.part("unet")) + len(file.part("text_encoder")) + 1 == len(file.state_dict)
+    scheduler = DDPMScheduler(**file.sizes["schedule"])
+    assert torch.equal(scheduler.alphas_cumprod, task.module.denoiser.alphas_cumprod)
+
+    task.module.eval()
+    batch = task.batch_of(task.held_out, [0, 8], generators(2))
+    with torch.no_grad():
+        text = small(input_ids=vocabulary.ids([task.held_out.captions[number] for number in (0, 8)])).last_hidden_state
+        torch.testing.assert_close(text, task.module.text(batch.ids).last_hidden_state, atol=5e-3, rtol=5e-3)
+        expected = task.module.denoise(batch.noise, batch.timesteps, text)
+        torch.testing.assert_close(unet(batch.noise, batch.timesteps, text).sample, expected, atol=5e-3, rtol=5e-3)
+
+
+def test_text_encoder_reads_clips_numbers_once_its_table_is_spread(task: BaseTask):
+    captions = [*task.held_out.captions[:3], "a zebra by the sea", ""]
+    table = "embeddings.token_embedding.weight"
+    state_dict = task.module.text.state_dict()
+    (key,) = [name for name in state_dict if name.endswith(table)]
+    sizes = base_model.text_encoder_sizes(task.config.base)
+    large = text_encoder(sizes, VOCABULARY_SIZE).eval()
+    large.load_state_dict({**state_dict, key: task._vocabulary.spread(state_dict[key])}, strict=True)
+    ours = task._vocabulary.ids(captions)
+    clips = Vocabulary(range(VOCABULARY_SIZE)).ids(captions) - 1
+    task.module.eval()
+    with torch.no_grad():
+        expected = task.module.text(input_ids=ours)
+        found = large(input_ids=clips)
+    torch.testing.assert_close(found.last_hidden_state, expected.last_hidden_state)
+    torch.testing.assert_close(found.pooler_output, expected.pooler_output)
+
+
+def test_another_kind_of_file_is_no_autoencoder(task: BaseTask, config: Config, tmp_path: Path):
+    path = tmp_path / "base.safetensors"
+    task.write_result(path, {})
+    with pytest.raises(ValueError, match="base.safetensors is a network of the kind 'base'; expected.*'autoencoder'"):
+        BaseTask(config("base", base={"autoencoder": str(path)}), device=CPU)
+    with pytest.raises(FileNotFoundError, match="none.safetensors"):
+        BaseTask(config("base", base={"autoencoder": str(tmp_path / "none.safetensors")}), device=CPU)
+
+
+def test_samples_are_drawn_beside_their_pictures(config: Config):
+    run = {"sample_people": 2, "sample_steps": 2}
+    task = BaseTask(config("base", run=run), device=CPU)
+    task.load_data(ALONE, silent)
+    sheet = task.sample_grid(torch.no_grad)
+    assert sheet.size == (2 * 196 + 4, 16 + 2 * 212)
+    assert np.array_equal(np.asarray(sheet), np.asarray(task.sample_grid(torch.no_grad)))
+    held_out: Pictures = task.held_out
+    for row, number in enumerate((0, len(held_out) // 2)):
+        shown = sheet.crop((4, 20 + row * 212, 196, 20 + row * 212 + 192)).resize((64, 64))
+        seen = torch.tensor(np.asarray(shown)).movedim(-1, 0) / 127.5 - 1
+        assert (seen - held_out.pixels([number])[0]).abs().mean() < 0.05
