@@ -106,7 +106,7 @@ def test_the_installed_metadata_are_those_of_pyproject():
     metadata = importlib.metadata.metadata("bolid")
     assert metadata["Version"] == PROJECT["project"]["version"]
     assert metadata["License-Expression"] == "Apache-2.0"
-    assert set(metadata.get_all("Provides-Extra") or ()) == {"faces", "train", "test", "world"}
+    assert set(metadata.get_all("Provides-Extra") or ()) == {"evaluate", "faces", "train", "test", "world"}
 
 
 def test_comfyui_reads_our_entry_for_its_registry():
