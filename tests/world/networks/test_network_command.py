@@ -384,9 +384,7 @@ def test_base_learns(drawn: DrawnWorld, processes: NetworkProcesses, tmp_path: P
         pytest.param(
             "recognition",
             ["recognition.people_per_batch=3"],
-            [
-                "run.batch_size is 4, of which 3 people (recognition.people_per_batch) have to have equally many"
-            ],
+            ["run.batch_size is 4, of which 3 people (recognition.people_per_batch) have to have equally many"],
             id="people per batch",
         ),
         pytest.param(
