@@ -226,6 +226,20 @@ def unpack_command(
             Console().print(f"{name}: {folder}", highlight=False, markup=False, soft_wrap=True)
 
 
+@world_app.command("cards")
+def cards_command(
+    weights: Annotated[
+        Path | None, typer.Argument(help="Folder with the networks' files; those that ship with BoLID if not given.")
+    ] = None,
+) -> None:
+    """Print the model cards of the world's networks and adapters, in Markdown."""
+    with _told(extra="world"):
+        from .world.networks.cards import cards
+        from .world.networks.unpack import WEIGHTS
+
+        sys.stdout.write(cards(weights or WEIGHTS))
+
+
 def main() -> None:
     """Run the command line."""
     app()

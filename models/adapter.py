@@ -149,8 +149,10 @@ class Adapter(nn.Module):
         """Raise a ValueError that names the missing node or the right encoder if the face branch cannot read them."""
         layout = self.layout
         needed = [name for name in layout.feature_widths if getattr(features, name) is None]
-        if needed and isinstance(features, Embeds) and (features.image_embeds is None) != (
-            features.hidden_states is None
+        if (
+            needed
+            and isinstance(features, Embeds)
+            and (features.image_embeds is None) != (features.hidden_states is None)
         ):
             raise ValueError(
                 f"This adapter reads {', '.join(layout.feature_widths)}, but the embeds have no {', '.join(needed)}: "
@@ -168,9 +170,7 @@ class Adapter(nn.Module):
                 "public FaceID adapters) in BoLIDFaceAnalysisLoader."
             )
         if layout.image_embed_dim is not None:
-            _check_width(
-                "image embeddings", features.image_embeds, layout.image_embed_dim, ENCODER_BY_EMBED_DIM
-            )
+            _check_width("image embeddings", features.image_embeds, layout.image_embed_dim, ENCODER_BY_EMBED_DIM)
         if layout.hidden_size is not None:
             _check_width("hidden states", features.hidden_states, layout.hidden_size, _ENCODER_BY_HIDDEN_SIZE)
 

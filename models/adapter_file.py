@@ -121,9 +121,7 @@ def read_adapter(path: str | Path, *, faceid_plus_shortcut: bool = True, operati
     """
     name = Path(path).name
     state_dict = read_state_dict(path)
-    config = read_description(
-        read_metadata(path), _CONFIG, prefix="bolid", kind="adapter", supported=FORMAT, name=name
-    )
+    config = read_description(read_metadata(path), _CONFIG, prefix="bolid", kind="adapter", supported=FORMAT, name=name)
     if config is None and any(key.startswith(("aggregator.", "body_")) for key in state_dict):
         raise ValueError(
             f"{name} has the tensors of a BoLID adapter, but its description of itself is missing: another program may "

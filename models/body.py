@@ -62,9 +62,7 @@ def has_scale(visibility: torch.Tensor, *, min_visibility: float) -> torch.Tenso
     return is_seen(visibility[..., [LEFT_SHOULDER, RIGHT_SHOULDER]], min_visibility=min_visibility).all(dim=-1)
 
 
-def normalise_keypoints(
-    keypoints: torch.Tensor, image_sizes: torch.Tensor, *, min_visibility: float
-) -> torch.Tensor:
+def normalise_keypoints(keypoints: torch.Tensor, image_sizes: torch.Tensor, *, min_visibility: float) -> torch.Tensor:
     """Keypoints that do not change when the person moves, comes closer, or the picture is resized.
 
     The origin is the middle of the hips (of the shoulders, where a hip is not seen), the unit the torso's length or the

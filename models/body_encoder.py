@@ -49,9 +49,7 @@ class BodyIDEncoder(nn.Module):
     ):
         super().__init__()
         self.joint_embedding = nn.Parameter(torch.randn(1, len(JOINTS), dim) / dim**0.5)
-        self.joint_in = nn.Sequential(
-            operations.Linear(_JOINT_FEATURES, dim), nn.GELU(), operations.Linear(dim, dim)
-        )
+        self.joint_in = nn.Sequential(operations.Linear(_JOINT_FEATURES, dim), nn.GELU(), operations.Linear(dim, dim))
         self.grid_in = operations.Linear(hidden_size, dim)
         self.null_grid = nn.Parameter(torch.randn(1, 1, dim) / dim**0.5)
         self.layers = nn.ModuleList(

@@ -187,9 +187,7 @@ def adapter_from_state_dict(
     return adapter_with_weights(layout, state_dict, name=name, operations=operations)
 
 
-def adapter_with_weights(
-    layout: AdapterLayout, state_dict: StateDict, *, name: str, operations: Any = nn
-) -> Adapter:
+def adapter_with_weights(layout: AdapterLayout, state_dict: StateDict, *, name: str, operations: Any = nn) -> Adapter:
     """Build an adapter and give it these tensors, without copying them.
 
     Args:

@@ -42,6 +42,14 @@ def write_safetensors(path: str | Path, tensors: dict[str, torch.Tensor], *, met
         temporary.unlink(missing_ok=True)
 
 
+def halved(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Copies in half precision; whole numbers stay as they are."""
+    return {
+        key: tensor.to(torch.float16 if tensor.is_floating_point() else tensor.dtype, copy=True)
+        for key, tensor in tensors.items()
+    }
+
+
 def tensor_problems(error: RuntimeError) -> str:
     """What a strict `load_state_dict` found, in one line: it has a line per problem, and hundreds may be the same."""
     return textwrap.shorten(" ".join(str(error).splitlines()[1:]), 600, placeholder=" …")

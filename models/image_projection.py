@@ -116,9 +116,7 @@ class PerceiverResampler(nn.Module):
     `in_use` [b, T] bool hides features where it is False.
     """
 
-    def __init__(
-        self, *, hidden_size: int, dim: int, depth: int, cross_attention_dim: int, operations: Any = nn
-    ):
+    def __init__(self, *, hidden_size: int, dim: int, depth: int, cross_attention_dim: int, operations: Any = nn):
         super().__init__()
         self.proj_in = operations.Linear(hidden_size, dim)
         self.proj_out = operations.Linear(dim, cross_attention_dim)

@@ -19,7 +19,7 @@ from torch import nn
 from torch.nn import functional
 
 from .checkpoint import read_metadata, read_state_dict
-from .files import read_description, tensor_problems, write_safetensors
+from .files import halved, read_description, tensor_problems, write_safetensors
 from .keypoints import JOINTS
 
 FORMAT = 1
@@ -121,8 +121,7 @@ class KeypointNetwork(nn.Module):
         widths = [layout.width * min(2**level, MAX_WIDENING) for level in range(layout.depth)]
         self.latents_in = nn.Conv2d(layout.latent_channels, widths[0], 3, padding=1)
         self.down = nn.ModuleList(
-            ResidualBlock(in_channels=above, out_channels=here)
-            for above, here in pairwise([widths[0], *widths])
+            ResidualBlock(in_channels=above, out_channels=here) for above, here in pairwise([widths[0], *widths])
         )
         self.middle = ResidualBlock(in_channels=widths[-1], out_channels=widths[-1])
         self.up = nn.ModuleList(
@@ -243,7 +242,7 @@ class KeypointNetworkFile:
     """A keypoint network that was read.
 
     Attributes:
-        network: in evaluation mode, without gradients for its weights.
+        network: in float32 and evaluation mode, without gradients for its weights.
         latent_space, training: see `KeypointNetworkConfig`.
     """
 
@@ -255,7 +254,7 @@ class KeypointNetworkFile:
 def write_keypoint_network(
     path: str | Path, network: KeypointNetwork, *, latent_space: str, training: dict[str, Any] | None = None
 ) -> None:
-    """Write a keypoint network; an existing file is replaced in one step, or stays as it was.
+    """Write a keypoint network in half precision; an existing file is replaced in one step, or stays as it was.
 
     Args:
         path: ends in .safetensors.
@@ -273,7 +272,7 @@ def write_keypoint_network(
         "modelspec.implementation": "bolid",
         "modelspec.title": "BoLID keypoint network",
     }
-    write_safetensors(path, network.state_dict(), metadata=metadata)
+    write_safetensors(path, halved(network.state_dict()), metadata=metadata)
 
 
 def read_keypoint_network(path: str | Path) -> KeypointNetworkFile:
@@ -307,7 +306,7 @@ def read_keypoint_network(path: str | Path) -> KeypointNetworkFile:
             "file again."
         ) from error
     return KeypointNetworkFile(
-        network=network.eval().requires_grad_(False), latent_space=config.latent_space, training=config.training
+        network=network.float().eval().requires_grad_(False), latent_space=config.latent_space, training=config.training
     )
 
 

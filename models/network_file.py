@@ -15,7 +15,7 @@ import torch
 from pydantic import ConfigDict, TypeAdapter
 
 from .checkpoint import read_metadata, read_state_dict
-from .files import read_description, write_safetensors
+from .files import halved, read_description, write_safetensors
 
 FORMAT = 1
 """Version of the file layout; a reader refuses files of a later one."""
@@ -87,10 +87,7 @@ def write_network(
         "modelspec.implementation": "bolid",
         "modelspec.title": f"BoLID people world: {network}",
     }
-    halves = {
-        key: tensor.half() if tensor.is_floating_point() else tensor.clone() for key, tensor in state_dict.items()
-    }
-    write_safetensors(path, halves, metadata=metadata)
+    write_safetensors(path, halved(state_dict), metadata=metadata)
 
 
 def read_network(path: str | Path, network: str) -> NetworkFile:

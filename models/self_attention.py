@@ -25,9 +25,7 @@ class SelfAttentionBlock(nn.Module):
         self.to_qkv = operations.Linear(dim, 3 * dim, bias=False)
         self.to_out = operations.Linear(dim, dim)
         self.norm2 = operations.LayerNorm(dim)
-        self.feed_forward = nn.Sequential(
-            operations.Linear(dim, 4 * dim), nn.GELU(), operations.Linear(4 * dim, dim)
-        )
+        self.feed_forward = nn.Sequential(operations.Linear(dim, 4 * dim), nn.GELU(), operations.Linear(4 * dim, dim))
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         projected = self.to_qkv(self.norm1(hidden_states)).chunk(3, dim=-1)

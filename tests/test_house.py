@@ -34,7 +34,7 @@ def rooms() -> list[str]:
 
 def checkout_copy(folder: Path) -> Path:
     """The files of this checkout that are code or data, in a folder of another name."""
-    ignored = shutil.ignore_patterns(".*", "__pycache__", "output", "build", "*.egg-info")
+    ignored = shutil.ignore_patterns(".*", "__pycache__", "output", "build", "data", "runs", "*.egg-info")
     return Path(shutil.copytree(ROOT, folder, ignore=ignored))
 
 

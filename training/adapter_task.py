@@ -272,7 +272,7 @@ class AdapterTask:
         keypoints = encode_image = decode = None
         if loss.identity:
             file = read_keypoint_network(loss.keypoint_network)
-            if file.latent_space != autoencoder_fingerprint(self._config.base.path):
+            if file.latent_space != autoencoder_fingerprint(load_autoencoder(self._config.base.path)):
                 raise ValueError(
                     f"loss.keypoint_network is {loss.keypoint_network}, which was trained on the latents of another "
                     f"VAE than that of {self._config.base.path}. Train one with this base."

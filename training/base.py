@@ -25,6 +25,9 @@ from .fingerprint import model_fingerprint
 
 TIMESTEPS = 1000
 
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+"""By the name of a precision."""
+
 FAMILIES = {(16, 768): "sd15", (16, 1024): "sd2", (70, 2048): "sdxl"}
 """Name of a model's family by its number of cross-attention layers and the width of its text."""
 
@@ -221,9 +224,8 @@ def encode_image(
     return output.image_embeds, output.hidden_states[-2]
 
 
-def autoencoder_fingerprint(path: Path) -> str:
+def autoencoder_fingerprint(autoencoder: AutoencoderKL | AutoencoderTiny | AutoencoderDC) -> str:
     """Tells the latents of one VAE from those of another, however its files were written."""
-    autoencoder = load_autoencoder(path)
     shift = autoencoder.config.get("shift_factor")
     digest = hashlib.sha256(f"{autoencoder.config.scaling_factor} {shift}".encode())
     for name, tensor in sorted(autoencoder.state_dict().items()):

@@ -123,8 +123,11 @@ class People:
         }
 
 
-def load_people(data: DataSettings, base: BaseSettings) -> People:
+def load_people(data: DataSettings, base: BaseSettings, *, to_train: bool = True) -> People:
     """Read a prepared data set.
+
+    Args:
+        to_train: whether there has to be somebody to train on; an evaluation needs only people who are held out.
 
     Raises:
         FileNotFoundError: not prepared.
@@ -164,12 +167,12 @@ def load_people(data: DataSettings, base: BaseSettings) -> People:
             ", ".join(left_out[:NAMED]),
             ", …" if len(left_out) > NAMED else "",
         )
-    if not found["train"]:
+    if to_train and not found["train"]:
         raise ValueError(
             f"{data.path} has nobody to train on: of {len(prepared.people)} people none is in the train split and has "
             f"a photo with data.crop = {data.crop!r} beside another. Lower test_share of bolid prepare, or add photos."
         )
-    if not found["test"]:
+    if to_train and not found["test"]:
         logger.warning("%s holds nobody out, so nothing is validated; see test_share of bolid prepare.", data.path)
     text = json.dumps([person.model_dump(mode="json") for person in prepared.people], sort_keys=True)
     return People(**found, fingerprint=hashlib.sha256(text.encode()).hexdigest())
@@ -282,7 +285,7 @@ class Features:
 
     def fill_latents(self, photos: Sequence[Photo]) -> None:
         """Cache what `latents` returns."""
-        store = self._open("latents", {"vae": autoencoder_fingerprint(self.base.path)})
+        store = self._open("latents", {"vae": autoencoder_fingerprint(load_autoencoder(self.base.path))})
         by_key = {_latents_key(photo): photo for photo in photos}
 
         def load() -> Encoding:

@@ -21,7 +21,7 @@ from ..models.keypoint_network import (
     heatmap_divergence,
     write_keypoint_network,
 )
-from .base import Denoiser, autoencoder_fingerprint
+from .base import Denoiser, autoencoder_fingerprint, load_autoencoder
 from .batches import TIMESTEPS, Targets, stacked, target_row
 from .config import KeypointTraining
 from .data import ONE_ROW, Ahead, Draws, Share, Totals
@@ -201,7 +201,7 @@ class KeypointTask:
         Args:
             training: summary for its metadata.
         """
-        latent_space = autoencoder_fingerprint(self._config.base.path)
+        latent_space = autoencoder_fingerprint(load_autoencoder(self._config.base.path))
         write_keypoint_network(path, self.module.network, latent_space=latent_space, training=training)
 
     def _targets(self, draws: Draws, number: int, *, noisy: float) -> KeypointTargets:

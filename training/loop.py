@@ -26,8 +26,6 @@ from .data import Share, Totals
 from .progress import Progress
 from .run_folder import RunFolder, RunLog, TrainingError, environment
 
-PRECISIONS = {"fp32": (torch.float32, "no"), "bf16": (torch.bfloat16, "bf16"), "fp16": (torch.float16, "fp16")}
-
 PATIENCE = timedelta(days=1)
 """For processes that wait while others fill their part of the cache, or one of them writes the result."""
 
@@ -90,14 +88,16 @@ class Task(Protocol):
     def write_result(self, path: Path, training: dict[str, Any]) -> None: ...
 
 
-def accelerator_for(run: RunSettings) -> Accelerator:
-    """The processes and the device that a run computes with.
+def set_up(run: RunSettings, progress: Progress) -> tuple[Accelerator, Share, Progress]:
+    """The processes and the device that a run computes with, this process's part, and whom it tells how far it is.
+
+    Only the main process tells anybody.
 
     Raises:
         ValueError: processes that are set up in a way, or a precision, that cannot be trained with.
     """
     accelerator = Accelerator(
-        mixed_precision=PRECISIONS[run.precision][1],
+        mixed_precision="no" if run.precision == "fp32" else run.precision,
         kwargs_handlers=[
             InitProcessGroupKwargs(timeout=PATIENCE),
             # Otherwise every process holds the gradients twice.
@@ -111,17 +111,8 @@ def accelerator_for(run: RunSettings) -> Accelerator:
         )
     if run.precision == "fp16" and accelerator.device.type == "cpu":
         raise ValueError('run.precision "fp16" needs a GPU. Take "bf16" or "fp32".')
-    return accelerator
-
-
-def share_of(accelerator: Accelerator, run: RunSettings) -> Share:
-    """Rows of every batch that this process computes."""
-    return Share(process=accelerator.process_index, processes=accelerator.num_processes, batch_size=run.batch_size)
-
-
-def progress_of(accelerator: Accelerator, progress: Progress) -> Progress:
-    """Only the main process talks."""
-    return progress if accelerator.is_main_process else _silent
+    share = Share(process=accelerator.process_index, processes=accelerator.num_processes, batch_size=run.batch_size)
+    return accelerator, share, progress if accelerator.is_main_process else _silent
 
 
 def optimizer_for(settings: OptimizerSettings, module: torch.nn.Module) -> torch.optim.Optimizer:
@@ -204,7 +195,7 @@ def settings_that_matter(config: Training, share: Share) -> dict[str, Any]:
 
 
 def _silent(stage: str, done: int, total: int, note: str = "") -> None:
-    """Only the main process talks."""
+    """Tell nobody."""
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from . import adapter_task, keypoint_task, loop
-from .base import base_fingerprint, check_base, load_denoiser
+from .base import DTYPES, base_fingerprint, check_base, load_denoiser
 from .config import AdapterTraining, TrainingConfig
 from .features import Features, check_photos, load_people
 from .progress import Progress
@@ -26,11 +26,8 @@ def train(config: TrainingConfig, progress: Progress = lambda stage, done, total
         TrainingError: the loss is not finite, a file cannot be read or written, or the device has too little memory.
         KeyboardInterrupt: the run was stopped; a checkpoint is there.
     """
-    dtype, _ = loop.PRECISIONS[config.run.precision]
     check_base(config.base.path)
-    accelerator = loop.accelerator_for(config.run)
-    progress = loop.progress_of(accelerator, progress)
-    share = loop.share_of(accelerator, config.run)
+    accelerator, share, progress = loop.set_up(config.run, progress)
     method = adapter_task if isinstance(config, AdapterTraining) else keypoint_task
     people = load_people(config.data, config.base)
     depends_on = {
@@ -53,7 +50,7 @@ def train(config: TrainingConfig, progress: Progress = lambda stage, done, total
     )
     with loop.readable_errors(folder):
         # First all that may be wrong with the config, then what takes hours.
-        denoiser = load_denoiser(config.base.path, dtype=dtype)
+        denoiser = load_denoiser(config.base.path, dtype=DTYPES[config.run.precision])
         if config.run.gradient_checkpointing:
             denoiser.unet.enable_gradient_checkpointing()
         task = method.task(config, denoiser=denoiser, device=accelerator.device)

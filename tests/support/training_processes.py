@@ -81,7 +81,8 @@ def _serve() -> None:
     import torch._dynamo
     import torch.utils.tensorboard  # noqa: F401
 
-    import bolid.training.train  # noqa: F401
+    import bolid.training.train
+    import bolid.world.networks.train  # noqa: F401
 
     for line in sys.stdin:
         request = json.loads(line)

@@ -26,6 +26,7 @@ PHOTO_FOLDER = "bolid_demo"
 DEMO_LOADER = "BoLIDDemoModelLoader"
 SMALL = {"EmptyLatentImage": {"width": 128, "height": 192}, "KSampler": {"steps": 2}}
 
+
 @contextmanager
 def server_with_public_files(
     comfyui_dir: Path, photographs: dict[str, Image.Image], parent: Path

@@ -17,7 +17,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from bolid.models.adapter import AdapterLayout
@@ -29,57 +28,21 @@ from bolid.models.keypoint_network import (
     read_keypoint_network,
     write_keypoint_network,
 )
-from bolid.training.base import autoencoder_fingerprint
+from bolid.training.base import autoencoder_fingerprint, load_autoencoder
 from bolid.training.config import BaseSettings, DataSettings, load_config, resolved
 from bolid.training.features import _latents_key, load_people
 from bolid.training.people import PreparedPeople
 
 from ..support.adapter_files import adapter_state_dict, write_safetensors
+from ..support.runs import assert_refused, assert_same_result, files_of, metadata_of, metrics
 from ..support.training_processes import Ended, TrainingProcesses
 from .conftest import Toy, write_config
 
 IDENTITY, CLIP = 0.1, 0.02
 
-# Run folders
-
-
-def metrics(folder: Path, kind: str) -> list[dict[str, Any]]:
-    entries = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [entry for entry in entries if entry["kind"] == kind]
-
-
-def tensors_of(path: Path) -> dict[str, torch.Tensor]:
-    return load_file(path)
-
-
-def metadata_of(path: Path) -> dict[str, str]:
-    with safe_open(path, framework="pt") as file:
-        return file.metadata()
-
 
 def steps_of(folder: Path, pattern: str) -> list[int]:
     return sorted(int(path.stem.removeprefix("step-")) for path in folder.glob(pattern))
-
-
-def files_of(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
-def assert_same_result(folder: Path, reference: Path) -> None:
-    """The same weights to the last bit, with the same metadata, and the same numbers on the way."""
-    tensors, expected = (tensors_of(run / "adapter.safetensors") for run in (folder, reference))
-    assert tensors.keys() == expected.keys()
-    assert [name for name in expected if not torch.equal(tensors[name], expected[name])] == []
-    assert metadata_of(folder / "adapter.safetensors") == metadata_of(reference / "adapter.safetensors")
-    assert (folder / "metrics.jsonl").read_text() == (reference / "metrics.jsonl").read_text()
-
-
-def assert_refused(ended: Ended, *parts: str) -> None:
-    """Exit code 2, and one message that names all of this."""
-    assert ended.code == 2, ended
-    assert ended.stdout == "" and "Traceback" not in ended.stderr
-    (message,) = [line for line in ended.stderr.splitlines() if line.startswith("bolid: ")]
-    assert [part for part in parts if part not in message] == [], message
 
 
 # Runs
@@ -98,7 +61,7 @@ def keypoint_network(toy: Toy, tmp_path_factory: pytest.TempPathFactory) -> Path
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         network = KeypointNetwork(KeypointNetworkLayout(latent_channels=4, width=8, depth=2))
-    write_keypoint_network(path, network, latent_space=autoencoder_fingerprint(toy.base))
+    write_keypoint_network(path, network, latent_space=autoencoder_fingerprint(load_autoencoder(toy.base)))
     return path
 
 
@@ -343,7 +306,7 @@ def test_killed_run_ends_like_one_that_was_not(whole: Path, again: Callable[...,
         assert not (folder / "adapter.safetensors").exists(), fault
     ended = again()
     assert ended.code == 0, ended
-    assert_same_result(folder, whole)
+    assert_same_result(folder, whole, name="adapter.safetensors")
     assert steps_of(folder / "adapters", "*.safetensors") == [3, 6, 8]
     assert not list(folder.rglob("*.partial"))
 
@@ -357,7 +320,7 @@ def test_ctrl_c_leaves_a_checkpoint(whole: Path, again: Callable[..., Ended], tm
     assert again(fault="terminate_at_step 3").code == 130
     assert steps_of(folder / "checkpoints", "*.pt") == [5]
     assert again().code == 0
-    assert_same_result(folder, whole)
+    assert_same_result(folder, whole, name="adapter.safetensors")
 
 
 def test_full_disk_leaves_the_last_checkpoint(whole: Path, again: Callable[..., Ended], tmp_path: Path) -> None:
@@ -377,13 +340,13 @@ def test_full_disk_leaves_the_last_checkpoint(whole: Path, again: Callable[..., 
     assert files_of(folder / "checkpoints") == before
     assert not (folder / "adapter.safetensors").exists()
     assert again().code == 0
-    assert_same_result(folder, whole)
+    assert_same_result(folder, whole, name="adapter.safetensors")
 
 
 def test_full_disk_for_the_log(whole: Path, again: Callable[..., Ended], tmp_path: Path) -> None:
     assert_refused(again(fault="full_disk 4 100"), "read or written", "step-00000003.pt", "make room")
     assert again().code == 0
-    assert_same_result(tmp_path / "run", whole)
+    assert_same_result(tmp_path / "run", whole, name="adapter.safetensors")
 
 
 def test_more_steps_go_on_from_the_end(config: Config, processes: TrainingProcesses, tmp_path: Path) -> None:
@@ -394,7 +357,7 @@ def test_more_steps_go_on_from_the_end(config: Config, processes: TrainingProces
     assert files_of(tmp_path / "run")["adapter.safetensors"] == short
     assert processes.run("train", path).code == 0
     assert processes.run("train", path, f"run.output={tmp_path / 'long'}").code == 0
-    assert_same_result(tmp_path / "run", tmp_path / "long")
+    assert_same_result(tmp_path / "run", tmp_path / "long", name="adapter.safetensors")
 
     before = files_of(tmp_path / "run")
     ended = processes.run("train", path)
@@ -495,7 +458,7 @@ def test_two_processes_are_one_with_twice_the_batch(
             assert {key: entry.get(key) for key in compared} == pytest.approx(
                 {key: expected[key] for key in compared}, abs=1e-5
             )
-    one, two = (tensors_of(tmp_path / name / "adapter.safetensors") for name in ("one", "two"))
+    one, two = (load_file(tmp_path / name / "adapter.safetensors") for name in ("one", "two"))
     # Measured: 3e-6, after 20 steps of about 1e-3.
     assert max(float((one[name] - two[name]).abs().max()) for name in one) < 3e-5
 
@@ -669,9 +632,7 @@ def test_settings_of_the_run_do_what_they_say(config: Config, processes: Trainin
     assert not list((tmp_path / "none" / "samples").iterdir())
 
 
-def test_learning_rate_is_the_length_of_a_step(
-    config: Config, processes: TrainingProcesses, tmp_path: Path
-) -> None:
+def test_learning_rate_is_the_length_of_a_step(config: Config, processes: TrainingProcesses, tmp_path: Path) -> None:
     """The first step of AdamW moves every weight by the learning rate, whatever the gradient."""
     weights = []
     for learning_rate in (1e-3, 3e-3):

@@ -15,12 +15,11 @@ from torch import nn
 from torch.nn import functional
 
 from ...models.network_file import read_network, write_network
-from ...training.randomness import keyed_generator
 from ...training.samples import grid, to_image
 from ..parts import FACE
 from .config import AutoencoderSettings, AutoencoderTraining
 from .dataset import Pictures
-from .principal import CELL, SAMPLED_PICTURES, least_squares, start_linear
+from .principal import CELL, least_squares, sampled_numbers, start_linear
 from .task import NetworkTask, PictureBatch
 
 LEVELS = (64, 64, 128, 128)
@@ -97,8 +96,7 @@ class AutoencoderTask(NetworkTask):
 
     def __init__(self, config: AutoencoderTraining, *, device: torch.device):
         super().__init__(config, device=device)
-        generator = keyed_generator(config.run.seed, "sampled pictures")
-        self._sampled = torch.randint(len(self.training), (SAMPLED_PICTURES,), generator=generator).tolist()
+        self._sampled = sampled_numbers(len(self.training), seed=config.run.seed)
         side, crop = self.training.pixels([0]).shape[-1], config.autoencoder.crop
         if crop > side:
             raise ValueError(f"autoencoder.crop is {crop}, but the pictures have {side} pixels along a side.")
@@ -143,8 +141,7 @@ class AutoencoderTask(NetworkTask):
     @torch.no_grad()
     def sample_grid(self, autocast: Callable[[], AbstractContextManager[None]]) -> Image.Image:
         """Pictures and what is left of them."""
-        count = self.config.run.sample_people
-        numbers = [row * len(self.held_out) // count for row in range(count)]
+        numbers = self.held_out.spread(self.config.run.sample_people)
         pixels = self.held_out.pixels(numbers)
         reconstructed = self.module.reconstructed(pixels.to(self.device)).cpu()
         rows = [[to_image(before), to_image(after)] for before, after in zip(pixels, reconstructed, strict=True)]

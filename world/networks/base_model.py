@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -13,14 +11,12 @@ from typing import Any
 import torch
 from diffusers import DDPMScheduler, UNet2DConditionModel
 from PIL import Image
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from ...models.files import write_safetensors
-from ...models.network_file import NetworkFile, read_network, write_network
-from ...training.base import TIMESTEPS, Denoiser, to_latents, to_pictures
+from ...models.network_file import write_network
+from ...training.base import DTYPES, TIMESTEPS, Denoiser, autoencoder_fingerprint, to_latents, to_pictures
+from ...training.cache import TensorStore
 from ...training.data import Share
 from ...training.losses import add_noise, reconstruction_loss, training_target
 from ...training.progress import Progress
@@ -148,10 +144,8 @@ class BaseTask(NetworkTask):
         super().__init__(config, device=device)
         settings = config.base
         self._vocabulary = Vocabulary.of(self.training.captions)
-        self._autoencoder_file = read_network(settings.autoencoder, "autoencoder")
-        self._unet_sizes = denoiser_sizes(
-            settings, latent_channels=self._autoencoder_file.sizes["autoencoder"]["latent_channels"]
-        )
+        self._autoencoder = load_autoencoder(settings.autoencoder)
+        self._unet_sizes = denoiser_sizes(settings, latent_channels=self._autoencoder.config.latent_channels)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.run.seed)
             unet = UNet2DConditionModel(**self._unet_sizes)
@@ -163,38 +157,48 @@ class BaseTask(NetworkTask):
 
     def result_depends_on(self) -> dict[str, str]:
         """The autoencoder, and what all networks depend on."""
-        return {**super().result_depends_on(), "base.autoencoder": _fingerprint(self._autoencoder_file)}
+        return {**super().result_depends_on(), "base.autoencoder": autoencoder_fingerprint(self._autoencoder)}
 
     def load_data(self, share: Share, progress: Progress) -> None:
         """See `NetworkTask.load_data`."""
-        autoencoder = load_autoencoder(self.config.base.autoencoder).to(self.device)
+        self._autoencoder.to(self.device)
         for pictures in (self.training, self.held_out):
-            self._latents[id(pictures)] = self._encoded(autoencoder, pictures, progress)
-        self._autoencoder = autoencoder
+            self._latents[id(pictures)] = self._encoded(pictures, progress)
         self.module.denoiser.to(self.device)
         super().load_data(share, progress)
 
     @torch.no_grad()
-    def _encoded(self, autoencoder: Any, pictures: Pictures, progress: Progress) -> torch.Tensor:
-        """[n, C, h, w] latents in half precision, from the cache where they are there."""
-        weights = _fingerprint(self._autoencoder_file)
-        path = self.config.base.cache / f"latents-{weights[:12]}-{pictures.fingerprint[:12]}.safetensors"
-        if path.is_file():
-            try:
-                return load_file(path)["latents"]
-            except SafetensorError as error:
-                raise ValueError(f"The cached latents in {path} are damaged ({error}). Delete the file.") from error
-        path.parent.mkdir(parents=True, exist_ok=True)
-        encoded = []
-        progress("latents", 0, len(pictures))
-        for first in range(0, len(pictures), ENCODED_AT_ONCE):
-            numbers = range(first, min(first + ENCODED_AT_ONCE, len(pictures)))
-            pixels = pictures.pixels(numbers).to(self.device, memory_format=torch.channels_last)
-            encoded.append(to_latents(autoencoder, pixels)[0].half().cpu())
-            progress("latents", numbers.stop, len(pictures))
-        latents = torch.cat(encoded)
-        write_safetensors(path, {"latents": latents}, metadata={})
-        return latents
+    def _encoded(self, pictures: Pictures, progress: Progress) -> torch.Tensor:
+        """[n, C, h, w] latents in half precision, from the cache as far as they are there."""
+        precision = self.config.run.precision
+        store = TensorStore(
+            self.config.base.cache,
+            "latents",
+            {
+                "autoencoder": autoencoder_fingerprint(self._autoencoder),
+                "pictures": pictures.fingerprint,
+                "precision": precision,
+            },
+        )
+        chunks = {
+            f"{first}-{min(first + ENCODED_AT_ONCE, len(pictures))}": range(len(pictures))[first:][:ENCODED_AT_ONCE]
+            for first in range(0, len(pictures), ENCODED_AT_ONCE)
+        }
+        missing = store.missing(chunks)
+        done = len(chunks) - len(missing)
+
+        def compute(key: str) -> dict[str, torch.Tensor]:
+            pixels = pictures.pixels(chunks[key]).to(self.device, memory_format=torch.channels_last)
+            with torch.autocast(self.device.type, DTYPES[precision], enabled=precision != "fp32"):
+                return {"latents": to_latents(self._autoencoder, pixels)[0].half().cpu()}
+
+        def advance() -> None:
+            nonlocal done
+            done += 1
+            progress("latents", min(done * ENCODED_AT_ONCE, len(pictures)), len(pictures))
+
+        store.fill(missing, compute, advance)
+        return torch.cat([store.get(key)["latents"] for key in chunks])
 
     def batch_of(self, pictures: Pictures, numbers: list[int], generators: list[torch.Generator]) -> Noised:
         """With noise, and some without their caption; those that are held out keep it."""
@@ -224,8 +228,7 @@ class BaseTask(NetworkTask):
         """Captions of held-out people, drawn from the same noise each time, beside the picture that they describe."""
         run = self.config.run
         rows, captions = [], []
-        for row in range(run.sample_people):
-            number = row * len(self.held_out) // run.sample_people
+        for row, number in enumerate(self.held_out.spread(run.sample_people)):
             caption = self.held_out.captions[number]
             ids = self._vocabulary.ids(["", caption]).to(self.device)
             shape = self._latents[id(self.held_out)].shape[1:]
@@ -251,11 +254,3 @@ class BaseTask(NetworkTask):
         tensors["tokens"] = torch.tensor(self._vocabulary.tokens)
         sizes = {"unet": self._unet_sizes, "text_encoder": text_encoder_sizes(self.config.base), "schedule": SCHEDULE}
         write_network(path, tensors, network="base", sizes=sizes, training=training)
-
-
-def _fingerprint(file: NetworkFile) -> str:
-    """Of an autoencoder, wherever its file lies."""
-    digest = hashlib.sha256(json.dumps(file.sizes["autoencoder"], sort_keys=True).encode())
-    for name, tensor in sorted(file.state_dict.items()):
-        digest.update(name.encode() + tensor.half().numpy().tobytes())
-    return digest.hexdigest()

@@ -10,7 +10,6 @@ from typing import Any
 from safetensors import safe_open
 
 from ...models.checkpoint import read_metadata
-from .unpack import WEIGHTS
 
 COMMANDS = {
     "network": "bolid world train world/recipes/{name}.toml",
@@ -22,13 +21,19 @@ MEASURES = 4
 """Decimals."""
 
 
-def cards(weights: str | Path = WEIGHTS) -> str:
+def cards(weights: str | Path) -> str:
     """Markdown: a table of all files, and a section for each.
 
     Args:
         weights: folder with the networks' and adapters' files.
+
+    Raises:
+        FileNotFoundError: no such files there.
+        ValueError: a file that does not say how it was trained.
     """
     paths = sorted(Path(weights).glob("*.safetensors"))
+    if not paths:
+        raise FileNotFoundError(f"There is no .safetensors file in {weights}. Give the folder of the networks' files.")
     found = [_card(path) for path in paths]
     total_size = sum(card["bytes"] for card in found)
     lines = ["| file | weights | MB |", "|---|---|---|"]
@@ -40,11 +45,15 @@ def cards(weights: str | Path = WEIGHTS) -> str:
 
 
 def _card(path: Path) -> dict[str, Any]:
-    metadata = read_metadata(path)
-    (config,) = (json.loads(text) for key, text in metadata.items() if key.endswith(".config"))
+    configs = [json.loads(text) for key, text in read_metadata(path).items() if key.endswith(".config")]
+    if not configs or not configs[0].get("training"):
+        raise ValueError(
+            f"{path.name} does not say how it was trained; expected a file that `bolid world train` or `bolid train` "
+            "wrote."
+        )
     with safe_open(path, framework="pt") as file:
         weights = sum(math.prod(file.get_slice(key).get_shape()) for key in file.keys())
-    return {"name": path.stem, "bytes": path.stat().st_size, "weights": weights, "training": config["training"]}
+    return {"name": path.stem, "bytes": path.stat().st_size, "weights": weights, "training": configs[0]["training"]}
 
 
 def _megabytes(size: int) -> str:

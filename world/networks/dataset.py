@@ -64,6 +64,11 @@ class Pictures:
         read = [np.asarray(Image.open(self.masks[number])) for number in numbers]
         return torch.from_numpy(np.stack(read).astype(np.int64))
 
+    def spread(self, count: int) -> list[int]:
+        """Numbers of so many pictures, evenly over all of them; all where there are fewer."""
+        count = min(count, len(self))
+        return [place * len(self) // count for place in range(count)]
+
     def summary(self) -> dict[str, int]:
         """How much there is."""
         return {"people": len(self.pictures_of), "photos": len(self)}
@@ -140,7 +145,7 @@ class PictureDraws:
             0: any pictures.
 
     Raises:
-        ValueError: rows that cannot be shared equally, or fewer people than a batch needs.
+        ValueError: fewer people than a batch needs.
     """
 
     def __init__(self, pictures: Pictures, *, share: Share, seed: int, people_per_batch: int = 0):
@@ -148,11 +153,6 @@ class PictureDraws:
         self._share = share
         self._seed = seed
         self._people = people_per_batch
-        if people_per_batch and share.batch_size % people_per_batch:
-            raise ValueError(
-                f"run.batch_size is {share.batch_size}, which {people_per_batch} people (people_per_batch) cannot "
-                "share equally."
-            )
         people = len(pictures.pictures_of)
         if people_per_batch * share.processes > people:
             raise ValueError(

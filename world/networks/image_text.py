@@ -23,6 +23,7 @@ from .task import NetworkTask, PictureBatch
 from .vocabulary import LENGTH, Vocabulary
 
 PATCH = 16
+CAPTIONS_TO_CHOOSE_FROM = 64
 PREPROCESSING = {"size": SIDE, "mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bicubic"}
 """In open_clip's terms: pictures in 0 to 1 become -1 to 1, which is what the networks are trained on."""
 
@@ -129,9 +130,9 @@ class ImageTextTask(NetworkTask):
 
     @torch.no_grad()
     def sample_grid(self, autocast: Callable[[], AbstractContextManager[None]]) -> Image.Image:
-        """Held-out pictures, each over the caption that is nearest among those of 64 of them."""
+        """Held-out pictures, each over the caption that is nearest among those of some of them."""
         self.module.eval()
-        numbers = list(range(0, len(self.held_out), max(1, len(self.held_out) // 64)))[:64]
+        numbers = self.held_out.spread(CAPTIONS_TO_CHOOSE_FROM)
         batch = self.batch_of(self.held_out, numbers, []).to(self.device)
         with autocast():
             chosen = self.module.logits(batch).argmax(dim=1).tolist()

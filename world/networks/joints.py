@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from torch import nn
 
+from ...metrics.poses import pck, torso_length
 from ...models.keypoint_network import (
     PIXELS,
     PIXELS_PER_CELL,
@@ -21,15 +22,11 @@ from ...models.keypoint_network import (
     pixels_to_cells,
     write_keypoint_network,
 )
-from ...models.keypoints import JOINTS
 from ...training.keypoint_task import TERMS, keypoint_terms, with_joints
 from ...training.samples import grid, to_image
 from .config import JointTraining
 from .dataset import Pictures
 from .task import NetworkTask, PictureBatch
-
-TORSO_SHARE = 0.2
-"""Of the torso: a joint that is nearer to its place counts as found (PCK@0.2, https://arxiv.org/abs/1212.0073)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,20 +80,19 @@ class JointTask(NetworkTask):
         )
 
     def measures(self, batch: Posed) -> dict[str, torch.Tensor]:
-        """Of the joints that are seen: distance in pictures, and the share near enough to count as found; of all joints
-        the share that is rightly said to be seen or not."""
+        """Distance of the joints that are seen, in pictures; PCK of the pictures that show a bone; of all joints the
+        share that is rightly said to be seen or not."""
         found = self.module.found(batch)
-        positions, visible = batch.joints[..., :2], batch.joints[..., 2] > 0
-        distances = (found.positions - positions).norm(dim=-1)
-        middles = [
-            (positions[:, JOINTS.index(f"left_{name}")] + positions[:, JOINTS.index(f"right_{name}")]) / 2
-            for name in ("hip", "shoulder")
-        ]
-        torso = (middles[0] - middles[1]).norm(dim=-1, keepdim=True)
+        visible, said = batch.joints[..., 2] > 0, found.logits > 0
+        sizes = torch.full((2,), batch.pixels.shape[-1], device=visible.device)
+        measurable = torso_length(batch.joints, sizes) > 0
+        joints = torch.cat((found.positions, said.unsqueeze(-1).to(found.positions)), dim=-1)
         return {
-            "distance": distances[visible],
-            "pck": (distances < TORSO_SHARE * torso)[visible].float(),
-            "presence_right": ((found.logits > 0) == visible).float().flatten(),
+            "distance": (found.positions - batch.joints[..., :2]).norm(dim=-1)[visible],
+            "pck": pck(joints[measurable], batch.joints[measurable], image_sizes=sizes)
+            if measurable.any()
+            else sizes.new_empty(0),
+            "presence_right": (said == visible).float().flatten(),
         }
 
     @torch.no_grad()
@@ -104,8 +100,7 @@ class JointTask(NetworkTask):
         """Held-out pictures with the true joints (green) and the found ones (red)."""
         rows: list[list[Image.Image]] = []
         names: list[str] = []
-        for row in range(self.config.run.sample_people):
-            number = row * len(self.held_out) // self.config.run.sample_people
+        for number in self.held_out.spread(self.config.run.sample_people):
             batch = self.batch_of(self.held_out, [number], []).to(self.device)
             with autocast():
                 positions = self.module.found(batch).positions[0]

@@ -13,11 +13,13 @@ from diffusers import AutoencoderDC
 from torch import nn
 from torch.nn import functional
 
+from ...training.randomness import keyed_generator
+
 CELL = 8
 """Pixels per latent along a side."""
 
 SAMPLED_PICTURES = 256
-"""From which components are taken, and the latents' scale."""
+"""At most so many: from them components are taken, and the latents' scale."""
 
 LEVEL_COMPONENTS = 32
 """Kept of every 4×4 pixels: as many as the level has room for."""
@@ -27,6 +29,12 @@ ANCHOR = 32.0
 
 LIFT = 1.5
 """Added before the last activation, which passes only what is positive."""
+
+
+def sampled_numbers(count: int, *, seed: int) -> list[int]:
+    """Some of `count` pictures."""
+    generator = keyed_generator(seed, "sampled pictures")
+    return torch.randint(count, (min(SAMPLED_PICTURES, count),), generator=generator).tolist()
 
 
 def principal_components(patches: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -16,7 +16,6 @@ from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection, ResNet
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 from ...models.network_file import read_network, write_network
-from ...training.randomness import keyed_generator
 from ...training.samples import grid, to_image
 from ..parts import PARTS
 from ..pictures import SIDE
@@ -24,11 +23,12 @@ from ..separability import area_under_curve
 from .config import HEAD_WIDTH, RecognitionSettings, RecognitionTraining
 from .dataset import Pictures
 from .heads import Heads, answers_of, heads_loss, heads_measures
-from .principal import SAMPLED_PICTURES, start_patches
+from .principal import sampled_numbers, start_patches
 from .task import NetworkTask, PictureBatch
 
 PATCH = 16
 TEMPERATURE = 0.1
+PICTURES_TO_CHOOSE_FROM = 400
 
 SPOT = 4
 """Pixels along a side of what is one answer about the parts of a picture."""
@@ -192,8 +192,7 @@ class RecognitionTask(NetworkTask):
                 PartsHead(settings.width) if settings.parts else None,
             )
         if settings.kind == "transformer":
-            generator = keyed_generator(config.run.seed, "sampled pictures")
-            sampled = torch.randint(len(self.training), (SAMPLED_PICTURES,), generator=generator).tolist()
+            sampled = sampled_numbers(len(self.training), seed=config.run.seed)
             embedding = self.module.recogniser.network.vision_model.embeddings.patch_embedding
             start_patches(embedding, normalised(self.training.pixels(sampled)))
         self._truths = {
@@ -225,7 +224,7 @@ class RecognitionTask(NetworkTask):
     def sample_grid(self, autocast: Callable[[], AbstractContextManager[None]]) -> Image.Image:
         """Held-out pictures, each followed by those whose embeddings are nearest, other people's or not."""
         self.module.eval()
-        numbers = list(range(0, len(self.held_out), max(1, len(self.held_out) // 400)))
+        numbers = self.held_out.spread(PICTURES_TO_CHOOSE_FROM)
         with autocast():
             embeds = functional.normalize(
                 torch.cat(

@@ -49,9 +49,7 @@ def train_network(
         TrainingError: the loss is not finite, a file cannot be read or written, or the device has too little memory.
         KeyboardInterrupt: the run was stopped; a checkpoint is there.
     """
-    accelerator = loop.accelerator_for(config.run)
-    progress = loop.progress_of(accelerator, progress)
-    share = loop.share_of(accelerator, config.run)
+    accelerator, share, progress = loop.set_up(config.run, progress)
     task = TASKS[config.network](config, device=accelerator.device)
     depends_on = {**loop.settings_that_matter(config, share), **task.result_depends_on()}
     folder = RunFolder(config.run.output, depends_on, result_name="network")

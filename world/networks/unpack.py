@@ -5,18 +5,19 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
-from diffusers import AutoencoderDC, DDPMScheduler, UNet2DConditionModel
+from diffusers import DDPMScheduler, UNet2DConditionModel
 from safetensors.torch import save_file
-from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from ...models.network_file import NetworkFile, read_network
 from ...training.files import write_text
+from .autoencoder import load_autoencoder
 from .base_model import text_encoder
 from .image_text import PREPROCESSING
+from .recognition import load_recogniser
 from .vocabulary import VOCABULARY_SIZE, Vocabulary, write_tokenizer
 
 WEIGHTS = Path(__file__).parent.parent / "weights"
@@ -43,26 +44,23 @@ def unpack(output: str | Path, weights: str | Path = WEIGHTS) -> dict[str, str]:
     for name, write in _FOLDERS.items():
         if name in _OPTIONAL and not (weights / f"{name}.safetensors").is_file():
             continue
-        partial = output / f".{name}.partial"
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        write(partial, weights)
+        unfinished = output / f".{name}.partial"
+        shutil.rmtree(unfinished, ignore_errors=True)
+        unfinished.mkdir(parents=True)
+        write(unfinished, weights)
         shutil.rmtree(output / name, ignore_errors=True)
-        partial.rename(output / name)
+        unfinished.rename(output / name)
         written[name] = str(output / name)
     return written
 
 
 def _write_base(folder: Path, weights: Path) -> None:
-    autoencoder_file = read_network(weights / "autoencoder.safetensors", "autoencoder")
     file = read_network(weights / "base.safetensors", "base")
-    autoencoder = AutoencoderDC(**autoencoder_file.sizes["autoencoder"])
-    autoencoder.load_state_dict(autoencoder_file.state_dict)
     unet = UNet2DConditionModel(**file.sizes["unet"])
     unet.load_state_dict(file.part("unet"))
     text = text_encoder(file.sizes["text_encoder"], VOCABULARY_SIZE)
     text.load_state_dict(_with_all_tokens(file, file.part("text_encoder"), "embeddings.token_embedding.weight"))
-    autoencoder.save_pretrained(folder / "vae")
+    load_autoencoder(weights / "autoencoder.safetensors").save_pretrained(folder / "vae")
     unet.save_pretrained(folder / "unet")
     text.save_pretrained(folder / "text_encoder")
     DDPMScheduler(**file.sizes["schedule"]).save_pretrained(folder / "scheduler")
@@ -70,11 +68,7 @@ def _write_base(folder: Path, weights: Path) -> None:
 
 
 def _write_image_encoder(folder: Path, weights: Path) -> None:
-    file = read_network(weights / "image_encoder.safetensors", "recognition")
-    sizes = {key: value for key, value in file.sizes["recogniser"].items() if key != "kind"}
-    encoder: Any = CLIPVisionModelWithProjection(CLIPVisionConfig(**sizes))
-    encoder.load_state_dict(file.part("recogniser.network"))
-    encoder.save_pretrained(folder)
+    load_recogniser(weights / "image_encoder.safetensors").recogniser.network.save_pretrained(folder)
 
 
 def _write_image_text(folder: Path, weights: Path, *, name: str) -> None:
@@ -96,10 +90,9 @@ def _with_all_tokens(file: NetworkFile, state_dict: dict[str, torch.Tensor], suf
     }
 
 
+_OPTIONAL = ("image_text", "metric_image_text")
 _FOLDERS: dict[str, Callable[[Path, Path], None]] = {
     "base": _write_base,
     "image_encoder": _write_image_encoder,
-    "image_text": lambda folder, weights: _write_image_text(folder, weights, name="image_text"),
-    "metric_image_text": lambda folder, weights: _write_image_text(folder, weights, name="metric_image_text"),
+    **{name: partial(_write_image_text, name=name) for name in _OPTIONAL},
 }
-_OPTIONAL = ("image_text", "metric_image_text")

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from bolid.world.networks import autoencoder, recognition
+from bolid.world.networks.autoencoder import AutoencoderTask
 from bolid.world.networks.config import NetworkTraining
 from bolid.world.networks.train import load_network_config
 from bolid.world.render import render
@@ -43,6 +40,15 @@ SMALL: dict[str, dict[str, Any]] = {
         "heads": ["place", "framing", "freckles", "bones"],
     },
     "joints": {"width": 16, "depth": 3},
+    "image_text": {
+        "kind": "transformer",
+        "dim": 16,
+        "width": 32,
+        "depth": 1,
+        "text_dim": 32,
+        "text_layers": 1,
+        "text_heads": 2,
+    },
 }
 """Small networks by kind."""
 
@@ -53,7 +59,7 @@ class DrawnWorld:
 
     Attributes:
         pictures: of 64 pixels.
-        large: the same of 128 pixels, as the transformers read them.
+        large: the same of 128 pixels, which transformers and image-text pairs need.
         many: forty people of each split, of 64 pixels.
         autoencoder: file of one that has learnt nothing, whose latents have 4 channels.
     """
@@ -75,7 +81,7 @@ class DrawnWorld:
                 "sample_every": 0,
                 "validation_batches": 2,
             },
-            "data": {"folders": [str(self.pictures)], "split": "base"},
+            "data": {"folders": [str(self.large if network == "image_text" else self.pictures)], "split": "base"},
             network: dict(SMALL[network]),
             "optimizer": {"learning_rate": 1e-3},
         }
@@ -91,25 +97,10 @@ class DrawnWorld:
         return load_network_config(path)
 
 
-class NetworkProcesses(TrainingProcesses):
-    """Processes that run the command `bolid`, forked from one that knows the world's networks. A context manager."""
-
-    def __init__(self) -> None:
-        self._server = subprocess.Popen(
-            [sys.executable, Path(__file__).with_name("serve.py")],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-            # A fork would wait for OpenMP's threads for ever.
-            env={**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200"},
-        )
-
-
 def write_autoencoder(path: Path, drawn: DrawnWorld, *, seed: int = 0, **sizes: int) -> Path:
     """The file of an autoencoder that has learnt nothing, for the latents of base models."""
     config = drawn.config("autoencoder", path.parent, run={"seed": seed}, autoencoder=sizes)
-    autoencoder.AutoencoderTask(config, device=torch.device("cpu")).write_result(path, {})
+    AutoencoderTask(config, device=torch.device("cpu")).write_result(path, {})
     return path
 
 
@@ -119,7 +110,7 @@ def oracle_of(folder: Path) -> list[dict[str, Any]]:
 
 
 @pytest.fixture(scope="session")
-def drawn(_few_sampled_pictures: None, tmp_path_factory: pytest.TempPathFactory) -> DrawnWorld:
+def drawn(tmp_path_factory: pytest.TempPathFactory) -> DrawnWorld:
     folder = tmp_path_factory.mktemp("drawn")
     splits = ("base", "metrics", "validation")
     for name, size in (("pictures", 64), ("large", 128)):
@@ -135,18 +126,9 @@ def drawn(_few_sampled_pictures: None, tmp_path_factory: pytest.TempPathFactory)
     return drawn
 
 
-@pytest.fixture(scope="session", autouse=True)
-def _few_sampled_pictures() -> Iterator[None]:
-    """As many as the tiny world has."""
-    with pytest.MonkeyPatch.context() as patched:
-        for module in (autoencoder, recognition):
-            patched.setattr(module, "SAMPLED_PICTURES", 24)
-        yield
-
-
 @pytest.fixture(scope="session")
-def processes() -> Iterator[NetworkProcesses]:
-    with NetworkProcesses() as running:
+def processes() -> Iterator[TrainingProcesses]:
+    with TrainingProcesses() as running:
         yield running
 
 

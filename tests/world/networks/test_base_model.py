@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from diffusers import DDPMScheduler, UNet2DConditionModel
 from safetensors.torch import load_file
 
 from bolid.models.network_file import read_network, write_network
+from bolid.training import cache as training_cache
 from bolid.training.base import to_latents
 from bolid.training.data import Share
 from bolid.training.randomness import keyed_generator
@@ -158,13 +160,14 @@ def test_latents_are_computed_once(
 
     monkeypatch.setattr(base_model, "to_latents", counted)
     task = base_of(config, cache)
-    files = {path: path.stat().st_mtime_ns for path in cache.iterdir()}
-    assert sum(encoded) == 48 and len(files) == 2
-    assert all(load_file(path)["latents"].dtype == torch.float16 for path in files)
+    files = {path: path.stat().st_mtime_ns for path in cache.glob("*/*")}
+    shards = [path for path in files if path.suffix == ".safetensors"]
+    assert sum(encoded) == 48 and len(shards) == 2
+    assert all(tensor.dtype == torch.float16 for shard in shards for tensor in load_file(shard).values())
 
     encoded.clear()
     again = base_of(config, cache)
-    assert encoded == [] and {path: path.stat().st_mtime_ns for path in cache.iterdir()} == files
+    assert encoded == [] and {path: path.stat().st_mtime_ns for path in cache.glob("*/*")} == files
     batches = [one.batch_of(one.training, [3], generators(1)).latents for one in (task, again)]
     assert torch.equal(*batches)
 
@@ -178,16 +181,57 @@ def test_latents_are_computed_once(
     BaseTask(config("base", base=base), device=CPU).load_data(
         ALONE, lambda stage, done, total, note="": stages.append((stage, done, total))
     )
-    assert sum(encoded) == 48 and stages == [("latents", 0, 24), ("latents", 24, 24)] * 2
+    assert sum(encoded) == 48 and stages == [("latents", 24, 24)] * 2
     assert len(list(cache.iterdir())) == 5
+
+
+def test_latents_go_on_after_a_kill(config: Config, cache: Path, monkeypatch: pytest.MonkeyPatch):
+    """What is there already is not computed again, and all are the same."""
+    monkeypatch.setattr(base_model, "ENCODED_AT_ONCE", 6)
+    monkeypatch.setattr(training_cache, "SHARD_ENTRIES", 2)
+    whole = base_of(config, cache)
+    batch = whole.batch_of(whole.training, [0, 7, 15, 23], generators(4)).latents
+    shutil.rmtree(cache)
+
+    encoded: list[int] = []
+
+    def killed(autoencoder: object, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        if len(encoded) == 3:
+            raise KeyboardInterrupt
+        encoded.append(len(pixels))
+        return to_latents(autoencoder, pixels)
+
+    monkeypatch.setattr(base_model, "to_latents", killed)
+    with pytest.raises(KeyboardInterrupt):
+        base_of(config, cache)
+    assert len(list(cache.glob("*/*.safetensors"))) == 1  # of two chunks; the third was not written yet
+
+    def counted(autoencoder: object, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        encoded.append(len(pixels))
+        return to_latents(autoencoder, pixels)
+
+    encoded.clear()
+    monkeypatch.setattr(base_model, "to_latents", counted)
+    again = base_of(config, cache)
+    assert encoded == [6] * 6  # two of the training pictures' four chunks, and the four of those who are held out
+    latents = again.batch_of(again.training, [0, 7, 15, 23], generators(4)).latents
+    assert torch.equal(latents, batch) and latents.stride() == batch.stride()
 
 
 def test_damaged_latents_are_told_by_their_file(config: Config, cache: Path):
     base_of(config, cache)
-    damaged = min(cache.iterdir())
+    damaged = min(cache.glob("*/*.safetensors"))
     damaged.write_bytes(damaged.read_bytes()[:100])
-    with pytest.raises(Exception, match=f"{damaged.name} are damaged .*Delete the file"):
+    with pytest.raises(Exception, match=f"{damaged.name} is damaged .*Delete it"):
         base_of(config, cache)
+
+
+def test_computed_and_cached_latents_lie_alike_in_memory(config: Config, cache: Path):
+    """Otherwise other convolutions run, and the same command gives other bits."""
+    task = base_of(config, cache)
+    again = base_of(config, cache)
+    one, two = (each.batch_of(each.training, [3], generators(1)).latents for each in (task, again))
+    assert one.is_contiguous() and two.is_contiguous()
 
 
 def test_latents_of_another_scale_are_others(task: BaseTask, config: Config, drawn: DrawnWorld, tmp_path: Path):

@@ -202,8 +202,3 @@ def test_nobody_is_in_a_batch_twice(pictures: Pictures):
 def test_other_pictures_of_a_person_come_next_time(pictures: Pictures):
     (draws,) = draws_of(pictures, batch_size=6, people_per_batch=6)
     assert set().union(*(draws.batch(number) for number in range(40))) == set(range(len(pictures)))
-
-
-def test_rows_that_cannot_be_shared_are_refused(pictures: Pictures):
-    with pytest.raises(ValueError, match=r"run.batch_size is 10, which 4 people \(people_per_batch\) cannot share"):
-        draws_of(pictures, batch_size=10, people_per_batch=4)

@@ -144,10 +144,24 @@ def test_measures_by_hand(task: JointTask, monkeypatch: pytest.MonkeyPatch):
     found = Keypoints(positions=positions, logits=logits, log_heatmaps=torch.zeros(1, 12, 1, 1))
     monkeypatch.setattr(task.module, "found", lambda batch: found)
     measures = task.measures(Posed(names=("a.png",), pixels=torch.zeros(1, 3, 8, 8), joints=joints))
-    assert {name: len(values) for name, values in measures.items()} == {"distance": 11, "pck": 11, "presence_right": 12}
+    assert {name: len(values) for name, values in measures.items()} == {"distance": 11, "pck": 1, "presence_right": 12}
     assert float(measures["distance"].sum()) == pytest.approx(0.06 + 0.1, abs=1e-6)
-    assert float(measures["pck"].mean()) == pytest.approx(10 / 11)
+    # The left hip is where it should be, but the network says that it is not in the picture.
+    assert float(measures["pck"]) == pytest.approx(9 / 11)
     assert float(measures["presence_right"].mean()) == pytest.approx(11 / 12)
+
+
+def test_pictures_without_a_bone_have_no_pck(task: JointTask, monkeypatch: pytest.MonkeyPatch):
+    joints = random_joints(3)
+    joints[1:, :, 2] = 0
+    joints[1, 0, 2] = 1  # one joint is no bone
+    found = Keypoints(positions=joints[..., :2], logits=joints[..., 2] * 8 - 4, log_heatmaps=torch.zeros(3, 12, 1, 1))
+    monkeypatch.setattr(task.module, "found", lambda batch: found)
+    posed = Posed(names=("a", "b", "c"), pixels=torch.zeros(3, 3, 8, 8), joints=joints)
+    assert task.measures(posed)["pck"].tolist() == [1]
+    none = Posed(names=("c",), pixels=torch.zeros(1, 3, 8, 8), joints=joints[2:])
+    found = Keypoints(positions=joints[2:, :, :2], logits=torch.ones(1, 12), log_heatmaps=torch.zeros(1, 12, 1, 1))
+    assert task.measures(none)["pck"].tolist() == []
 
 
 # Files
@@ -163,8 +177,8 @@ def test_file_is_a_keypoint_network_for_pictures(task: JointTask, drawn: DrawnWo
     batch = task.batch_of(task.held_out, [1, 2], [])
     with torch.no_grad():
         found, expected = file.network(pixels_to_cells(batch.pixels)), task.module.found(batch)
-    torch.testing.assert_close(found.positions, expected.positions)
-    torch.testing.assert_close(found.logits, expected.logits)
+    torch.testing.assert_close(found.positions, expected.positions, atol=2e-3, rtol=2e-3)
+    torch.testing.assert_close(found.logits, expected.logits, atol=5e-3, rtol=5e-3)
     with pytest.raises(ValueError, match="autoencoder.safetensors is not a keypoint network"):
         read_keypoint_network(drawn.autoencoder)
 
