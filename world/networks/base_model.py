@@ -155,7 +155,7 @@ class BaseTask(NetworkTask):
         self.module = BaseStep(unet, text)
         self._latents: dict[int, torch.Tensor] = {}
 
-    def result_depends_on(self) -> dict[str, str]:
+    def result_depends_on(self) -> dict[str, Any]:
         """The autoencoder, and what all networks depend on."""
         return {**super().result_depends_on(), "base.autoencoder": autoencoder_fingerprint(self._autoencoder)}
 

@@ -17,6 +17,23 @@ COMMANDS = {
 }
 """By the key of the settings that tells what was trained."""
 
+ROLES = {
+    "autoencoder": ("model", "pictures ↔ latents"),
+    "base": ("model", "denoiser and text encoder"),
+    "image_encoder": ("encoder", "what adapters read of the references"),
+    "joints": ("encoder", "joints in pictures, for `BoLIDDemoPoseDetector`"),
+    "keypoints": ("loss", "joints in latents, in the loss of `bolid`"),
+    "image_text": ("loss", "pictures beside texts, in the loss of `bolid`"),
+    "metric_identity": ("metric", "who is in a picture"),
+    "metric_attributes": ("metric", "whether a picture shows what its caption says; features for FID"),
+    "metric_joints": ("metric", "joints in pictures"),
+    "metric_image_text": ("metric", "pictures beside texts"),
+    "ip_adapter": ("adapter", "one photo, or several pooled"),
+    "self_attention": ("adapter", "several photos through the aggregator"),
+    "bolid": ("adapter", "face and body"),
+}
+"""By the name of the file: what a network is there for. Nothing that measures is an encoder or in a loss."""
+
 MEASURES = 4
 """Decimals."""
 
@@ -36,9 +53,11 @@ def cards(weights: str | Path) -> str:
         raise FileNotFoundError(f"There is no .safetensors file in {weights}. Give the folder of the networks' files.")
     found = [_card(path) for path in paths]
     total_size = sum(card["bytes"] for card in found)
-    lines = ["| file | weights | MB |", "|---|---|---|"]
-    lines += [f"| `{card['name']}` | {card['weights']:,} | {_megabytes(card['bytes'])} |" for card in found]
-    lines += [f"| together | {sum(card['weights'] for card in found):,} | {_megabytes(total_size)} |", ""]
+    lines = ["| file | role | for | weights | MB |", "|---|---|---|---|---|"]
+    for card in found:
+        role, purpose = ROLES.get(card["name"], ("", ""))
+        lines.append(f"| `{card['name']}` | {role} | {purpose} | {card['weights']:,} | {_megabytes(card['bytes'])} |")
+    lines += [f"| together | | | {sum(card['weights'] for card in found):,} | {_megabytes(total_size)} |", ""]
     for card in found:
         lines += _section(card)
     return "\n".join(lines)

@@ -75,7 +75,45 @@ class AutoencoderSettings(Section):
     face_weight: Positive = 6.0
 
 
-class BaseSettings(Section):
+class TextEncoderSettings(Section):
+    """A CLIP text encoder.
+
+    Attributes:
+        text_dim, text_layers, text_heads: its sizes.
+    """
+
+    text_dim: Count = 128
+    text_layers: Count = 2
+    text_heads: Count = 4
+
+    @model_validator(mode="after")
+    def _text_fits_together(self) -> TextEncoderSettings:
+        _check_multiples(self.text_heads, text_dim=self.text_dim)
+        return self
+
+
+class PictureEncoderSettings(Section):
+    """An encoder of pictures.
+
+    Attributes:
+        kind: "transformer" is CLIP's vision transformer, "convolutional" a ResNet.
+        dim: width of the embedding.
+        width, depth: of the network.
+    """
+
+    kind: Literal["transformer", "convolutional"]
+    dim: Count = 128
+    width: Annotated[int, Field(ge=16, multiple_of=16)] = 128
+    depth: Count = 4
+
+    @model_validator(mode="after")
+    def _picture_encoder_fits_together(self) -> PictureEncoderSettings:
+        if self.kind == "transformer":
+            _check_multiples(HEAD_WIDTH, width=self.width)
+        return self
+
+
+class BaseSettings(TextEncoderSettings):
     """The denoiser and its text encoder, which learn together.
 
     Attributes:
@@ -84,7 +122,6 @@ class BaseSettings(Section):
         block_out_channels: widths of the denoiser's levels.
         layers_per_block: of each level.
         heads: of every attention in the denoiser.
-        text_dim, text_layers, text_heads: of the text encoder.
         drop_text: share of the pictures that are learned from without their caption.
     """
 
@@ -93,26 +130,19 @@ class BaseSettings(Section):
     block_out_channels: Annotated[tuple[Count, ...], Field(min_length=1)] = (128, 192)
     layers_per_block: Count = 1
     heads: Count = 4
-    text_dim: Count = 128
-    text_layers: Count = 3
-    text_heads: Count = 4
     drop_text: Fraction = 0.1
 
     @model_validator(mode="after")
     def _fits_together(self) -> BaseSettings:
-        _check_multiples(self.text_heads, text_dim=self.text_dim)
         _check_multiples(GROUPS, **{f"block_out_channels {n}": n for n in self.block_out_channels})
         _check_multiples(self.heads, **{f"block_out_channels {n}": n for n in self.block_out_channels})
         return self
 
 
-class RecognitionSettings(Section):
+class RecognitionSettings(PictureEncoderSettings):
     """A network that says of a picture who is in it, or what.
 
     Attributes:
-        kind: "transformer" is a `CLIPVisionModelWithProjection`, "convolutional" a ResNet.
-        dim: width of the embedding.
-        width, depth: of the network.
         contrast: weight of the term that tells people apart.
         people_per_batch: for that term; the other pictures of a batch are theirs too.
         heads: what is read off the embedding, each by a linear layer.
@@ -120,10 +150,6 @@ class RecognitionSettings(Section):
             of the person, or none. Without it a transformer takes very long to see shapes.
     """
 
-    kind: Literal["transformer", "convolutional"]
-    dim: Count = 128
-    width: Annotated[int, Field(ge=16, multiple_of=16)] = 192
-    depth: Count = 6
     contrast: NotNegative = 1.0
     people_per_batch: Count = 16
     heads: tuple[HeadName, ...] = ()
@@ -131,9 +157,7 @@ class RecognitionSettings(Section):
 
     @model_validator(mode="after")
     def _fits_together(self) -> RecognitionSettings:
-        if self.kind == "transformer":
-            _check_multiples(HEAD_WIDTH, width=self.width)
-        elif self.parts:
+        if self.parts and self.kind != "transformer":
             raise ValueError('parts are read off the tokens of a transformer: set parts = 0, or kind = "transformer"')
         if not self.contrast and not self.heads:
             raise ValueError("nothing is learned: set contrast above 0, or name heads")
@@ -147,30 +171,8 @@ class JointSettings(Section):
     depth: Annotated[int, Field(ge=1, le=5)] = 4
 
 
-class ImageTextSettings(Section):
-    """A pair of encoders for pictures and texts (https://arxiv.org/abs/2103.00020), in open_clip's form.
-
-    Attributes:
-        kind: of the picture's encoder.
-        dim: width of the embeddings.
-        width, depth: of the picture's encoder.
-        text_dim, text_layers, text_heads: of the text's encoder.
-    """
-
-    kind: Literal["transformer", "convolutional"]
-    dim: Count = 128
-    width: Annotated[int, Field(ge=16, multiple_of=16)] = 128
-    depth: Count = 4
-    text_dim: Count = 128
-    text_layers: Count = 2
-    text_heads: Count = 4
-
-    @model_validator(mode="after")
-    def _fits_together(self) -> ImageTextSettings:
-        _check_multiples(self.text_heads, text_dim=self.text_dim)
-        if self.kind == "transformer":
-            _check_multiples(HEAD_WIDTH, width=self.width)
-        return self
+class ImageTextSettings(PictureEncoderSettings, TextEncoderSettings):
+    """A pair of encoders for pictures and texts (https://arxiv.org/abs/2103.00020), in open_clip's form."""
 
 
 def _check_multiples(factor: int, **sizes: int) -> None:

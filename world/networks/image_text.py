@@ -100,6 +100,7 @@ class ImageTextTask(NetworkTask):
     """See `NetworkTask`."""
 
     terms = {"contrast": 1.0}
+    compares_rows = True
 
     def __init__(self, config: ImageTextTraining, *, device: torch.device):
         super().__init__(config, device=device)

@@ -182,7 +182,8 @@ class RecognitionTask(NetworkTask):
             self.terms["heads"] = 1.0
         if settings.parts:
             self.terms["parts"] = settings.parts
-        self.people_per_batch = settings.people_per_batch if settings.contrast else 0
+        self.compares_rows = settings.contrast > 0
+        self.people_per_batch = settings.people_per_batch if self.compares_rows else 0
         self._sizes = recognition_sizes(settings)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.run.seed)

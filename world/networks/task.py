@@ -55,12 +55,16 @@ class NetworkTask:
     Attributes:
         module: `PictureBatch` → [b] values of each term.
         terms: names of the loss's terms, and their λ.
+        people_per_batch: see `PictureDraws`.
+        compares_rows: whether the loss compares the rows of a process with one another, so that it matters how many
+            there are.
         training, held_out: pictures to learn from, and those of people who are held out.
     """
 
     module: Any
     terms: dict[str, float]
     people_per_batch = 0
+    compares_rows = False
 
     def __init__(self, config: Any, *, device: torch.device):
         self.config = config
@@ -68,9 +72,12 @@ class NetworkTask:
         self.training = load_pictures(config.data.folders, config.data.split)
         self.held_out = load_pictures(config.data.folders, HELD_OUT)
 
-    def result_depends_on(self) -> dict[str, str]:
-        """What lies in files that the result depends on."""
-        return {"data.folders": f"{self.training.fingerprint} {self.held_out.fingerprint}"}
+    def result_depends_on(self) -> dict[str, Any]:
+        """What the result depends on beside `loop.settings_that_matter`."""
+        found: dict[str, Any] = {"data.folders": f"{self.training.fingerprint} {self.held_out.fingerprint}"}
+        if self.compares_rows:
+            found["run.batch_size"] = self.config.run.batch_size
+        return found
 
     def load_data(self, share: Share, progress: Progress) -> None:
         """Get ready: compute what is computed once, and move to the device."""

@@ -29,23 +29,24 @@ def weights(tmp_path: Path) -> Path:
     write_network(folder / "first.safetensors", tensors, network="joints", sizes={}, training=TRAINING)
     adapter = {**TRAINING, "settings": {"method": "bolid", "run.seed": 0, "samples per forward pass": 16}}
     adapter["train"] = {"people": 600, "photos": 12000}
-    write_network(folder / "second.safetensors", tensors, network="joints", sizes={}, training=adapter)
+    write_network(folder / "bolid.safetensors", tensors, network="joints", sizes={}, training=adapter)
     return folder
 
 
 def test_every_file_has_its_row_and_its_section(weights: Path):
     size = sum(path.stat().st_size for path in weights.iterdir()) / 1e6
     text = cards(weights)
-    assert "| `first` | 500,007 | 1.0 |\n" in text
-    assert f"| together | 1,000,014 | {size:.1f} |\n" in text
-    first, second = text.split("## ")[1:]
+    assert "| `first` |  |  | 500,007 | 1.0 |\n" in text
+    assert "| `bolid` | adapter | face and body | 500,007 | 1.0 |\n" in text
+    assert f"| together | | | 1,000,014 | {size:.1f} |\n" in text
+    second, first = text.split("## ")[1:]
     assert first == (
         "first\n\n"
         "`bolid world train world/recipes/first.toml`, seed 3, 6,000 steps of 32. Learned from 48,000 pictures of "
         "4,000 people (base); held out: 2,000 pictures of 100 people (validation).\n\n"
-        "| on people who were held out | |\n|---|---|\n| pck | 0.9877 |\n| presence right | 0.5000 |\n\n"
+        "| on people who were held out | |\n|---|---|\n| pck | 0.9877 |\n| presence right | 0.5000 |\n"
     )
-    assert "`bolid train world/recipes/adapters/second.toml`, seed 0, 6,000 steps of 16" in second
+    assert "`bolid train world/recipes/adapters/bolid.toml`, seed 0, 6,000 steps of 16" in second
     assert "12,000 pictures of 600 people; held out" in second
 
 

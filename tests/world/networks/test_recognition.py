@@ -54,6 +54,12 @@ def silent(stage: str, done: int, total: int, note: str = "") -> None:
     """Nobody is told."""
 
 
+@pytest.mark.parametrize(("contrast", "matters"), [(1.0, True), (0.0, False)])
+def test_rows_of_a_process_matter_where_they_are_compared(config: Config, contrast: float, matters: bool):
+    task = RecognitionTask(config("recognition", recognition={"contrast": contrast}), device=CPU)
+    assert task.result_depends_on().get("run.batch_size") == (4 if matters else None)
+
+
 # The term that tells people apart
 
 
