@@ -73,6 +73,23 @@ CONTRACTS: dict[str, tuple[dict[str, str], dict[str, str], dict[str, str]]] = {
         },
         {"model": "MODEL"},
     ),
+    "BoLIDRankImages": (
+        {"images": "IMAGE", "by": COMBO, "keep": "INT"},
+        {
+            "references": "BOLID_REFERENCES",
+            "clip_vision": "CLIP_VISION",
+            "face_analysis": FACE_ANALYSIS,
+            "crop": COMBO,
+            "clip": "CLIP",
+            "prompt": STRING,
+            "target_pose": "POSE_KEYPOINT,IMAGE,BOLID_BODY",
+            "pose_keypoint": "POSE_KEYPOINT",
+            "min_visibility": FLOAT,
+            "pose_model": COMBO,
+            "aesthetic_model": COMBO,
+        },
+        {"images": "IMAGE", "scores": STRING},
+    ),
     "BoLIDDemoModelLoader": (
         {"method": COMBO},
         {},
@@ -85,6 +102,9 @@ COMBOS = {
     ("PoolingAggregator", "method"): ["avg", "max", "normalised_avg", "median", "stack"],
     ("BodyLandmarkEncoder", "on_missing"): ["skip", "error", "whole"],
     ("BodyLandmarkEncoder", "pose_model"): ["bundled"],
+    ("BoLIDRankImages", "by"): ["identity", "text", "pose", "aesthetic"],
+    ("BoLIDRankImages", "crop"): ["whole", "face", "person"],
+    ("BoLIDRankImages", "pose_model"): ["bundled"],
     ("BoLIDDemoModelLoader", "method"): ["ip_adapter", "self_attention", "bolid"],
 }
 ADVANCED = {
@@ -220,8 +240,9 @@ def test_numbers_have_a_range_and_a_default_inside_it(node):
             assert given.min <= given.default <= given.max and given.step > 0
 
 
-def test_only_the_encoders_take_lists():
+def test_only_the_encoders_and_the_ranking_take_lists():
     lists = {node_id for node_id, schema in schemas().items() if schema.is_input_list}
-    assert lists == {"MultiRefImageEncoder", "BodyLandmarkEncoder"}
+    assert lists == {"MultiRefImageEncoder", "BodyLandmarkEncoder", "BoLIDRankImages"}
     (images,) = schemas()["BoLIDLoadReferences"].outputs
-    assert images.is_output_list
+    ranked, scores = schemas()["BoLIDRankImages"].outputs
+    assert images.is_output_list and ranked.is_output_list and not scores.is_output_list
