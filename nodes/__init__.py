@@ -9,6 +9,7 @@ from .demo import BoLIDDemoModelLoader
 from .encoding import BoLIDFaceAnalysisLoader, MultiRefImageEncoder
 from .model_folders import register_model_folders
 from .photos import BoLIDLoadReferences
+from .ranking import BoLIDRankImages
 
 NODES: list[type[io.ComfyNode]] = [
     BoLIDLoadReferences,
@@ -19,6 +20,7 @@ NODES: list[type[io.ComfyNode]] = [
     BodyLandmarkEncoder,
     BoLIDAdapterLoader,
     BoLIDAdapterApply,
+    BoLIDRankImages,
     BoLIDDemoModelLoader,
 ]
 

@@ -186,14 +186,14 @@ def _find_regions(
     regions: list[_Region] = []
     report: list[PhotoReport] = []
     with ExitStack() as detectors:
-        find_face = _face_finder(analysis, detectors) if wants_embedding or crop == "face" else None
+        find_face = face_finder(analysis, detectors) if wants_embedding or crop == "face" else None
         find_person = detectors.enter_context(MediaPipePersonDetector()) if crop == "person" else None
         for number, photo in enumerate(photos, start=1):
             throw_exception_if_processing_interrupted()
             pixels = to_uint8(photo)
             faces = find_face(pixels) if find_face is not None else []
             people = find_person.detect(pixels) if find_person is not None else []
-            missing = _missing(crop, faces, people, wants_embedding)
+            missing = what_is_missing(crop, faces, people, wants_embedding)
             if missing and on_missing == "error":
                 raise ValueError(
                     f"Photo {number} of {len(photos)}: {missing} was found. Replace the photo, or set on_missing "
@@ -206,7 +206,7 @@ def _find_regions(
                 continue
             regions.append(
                 _Region(
-                    crop=_crop(rgb(photo), crop=crop, faces=faces, people=people, size=size),
+                    crop=cropped(rgb(photo), crop=crop, faces=faces, people=people, size=size),
                     embedding=faces[0].embedding if faces else None,
                 )
             )
@@ -221,7 +221,13 @@ def _find_regions(
     return _Found(regions=regions, report=tuple(report))
 
 
-def _face_finder(analysis: Any, detectors: ExitStack) -> Callable[[np.ndarray], list[Face]]:
+def face_finder(analysis: Any, detectors: ExitStack) -> Callable[[np.ndarray], list[Face]]:
+    """What finds faces in a photo [H, W, 3] uint8, largest first.
+
+    Args:
+        analysis: insightface's, ComfyUI's own face detection model, or None: mediapipe's is opened.
+        detectors: closes what is opened.
+    """
     if analysis is None:
         return detectors.enter_context(MediaPipeFaceDetector()).detect
     if isinstance(analysis, InsightFaceAnalysis):
@@ -246,7 +252,8 @@ class _CoreFaceDetector(FaceDetector):
         )
 
 
-def _missing(crop: str, faces: Sequence[Face], people: Sequence[Person], wants_embedding: bool) -> str:
+def what_is_missing(crop: str, faces: Sequence[Face], people: Sequence[Person], wants_embedding: bool) -> str:
+    """In words what a photo lacks for this crop, or nothing."""
     if crop == "person" and not people:
         return "no person"
     if (crop == "face" or wants_embedding) and not faces:
@@ -259,7 +266,7 @@ def _instead(crop: str, people: Sequence[Person]) -> str:
     return "person used without face embedding" if crop == "person" and people else "whole photo used"
 
 
-def _crop(
+def cropped(
     photo: torch.Tensor, *, crop: str, faces: Sequence[Face], people: Sequence[Person], size: int
 ) -> torch.Tensor:
     """The part of a photo [H, W, 3] that the encoder shall see: [1, size, size, 3]."""

@@ -9,11 +9,13 @@ import folder_paths
 
 ADAPTER_FOLDERS = ("bolid", "ipadapter")
 POSE_MODEL_FOLDER, POSE_MODEL_EXTENSION = "mediapipe", ".task"
+AESTHETIC_FOLDER = "aesthetic"
+"""The one that other scoring packs read."""
 
 
 def register_model_folders() -> None:
     """Make the folders of models/ that the pack reads known to ComfyUI; folders of other packs are kept."""
-    for name in ADAPTER_FOLDERS:
+    for name in (*ADAPTER_FOLDERS, AESTHETIC_FOLDER):
         _register(name, folder_paths.supported_pt_extensions)
     _register(POSE_MODEL_FOLDER, {POSE_MODEL_EXTENSION})
 
@@ -70,6 +72,30 @@ def missing_adapter_message(name: str | None) -> str:
     available = adapter_names()
     listed = f"Available are: {', '.join(available)}." if available else "These folders hold no adapter yet."
     return f"Adapter {name!r} was not found. Put IP-Adapter or BoLID files into {folders}. {listed}"
+
+
+def aesthetic_models() -> list[str]:
+    """File names in models/aesthetic."""
+    return folder_paths.get_filename_list(AESTHETIC_FOLDER)
+
+
+def aesthetic_model_path(name: str | None) -> str:
+    """Full path of an aesthetic model.
+
+    Raises:
+        FileNotFoundError: no name, or no such file.
+    """
+    available = aesthetic_models()
+    path = folder_paths.get_full_path(AESTHETIC_FOLDER, name) if name in available else None
+    if path is None:
+        missing = f"The aesthetic model {name!r} was not found." if name else "No aesthetic model is chosen."
+        folder = os.path.join(folder_paths.models_dir, AESTHETIC_FOLDER)
+        listed = f"Available are: {', '.join(available)}." if available else "The folder holds none yet."
+        raise FileNotFoundError(
+            f"{missing} Put a file such as LAION's sac+logos+ava1-l14-linearMSE into {folder}, press R and choose it "
+            f"as aesthetic_model. {listed}"
+        )
+    return path
 
 
 def insightface_root() -> str:

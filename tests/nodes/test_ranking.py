@@ -625,7 +625,9 @@ def test_aesthetic_is_the_score_of_the_head(kind, ending, noise, clip_vision, ae
 
 
 def test_no_aesthetic_model_says_where_to_put_one(noise, clip_vision, aesthetic_folder):
-    with pytest.raises(FileNotFoundError, match=r"No aesthetic model is chosen.*aesthetic.*It holds none yet") as error:
+    with pytest.raises(
+        FileNotFoundError, match=r"No aesthetic model is chosen.*aesthetic.*The folder holds none yet"
+    ) as error:
         ranked([noise], "aesthetic", clip_vision=clip_vision)
     assert str(aesthetic_folder) in str(error.value)
     save_file(Line(48, 1).state_dict(), aesthetic_folder / "here.safetensors")
