@@ -1,4 +1,4 @@
-"""The commands: `bolid prepare`, `bolid train` and `bolid world`.
+"""The commands: `bolid prepare`, `bolid train`, `bolid evaluate` and `bolid world`.
 
 Each command imports what it needs when it runs, so that --help answers at once.
 """
@@ -138,6 +138,25 @@ def train_command(
         with _progress_bar() as progress:
             summary = train(loaded, progress)
     _print_result(summary, summary["adapter"], as_json=as_json)
+
+
+@app.command("evaluate")
+def evaluate_command(
+    config: Annotated[Path, typer.Argument(help="A TOML file; evaluation/configs has examples.")],
+    overrides: Overrides = None,
+    as_json: Json = False,
+) -> None:
+    """Draw people who were held out by several methods, measure the pictures and compare them."""
+    with _told_of_evaluation():
+        from .evaluation.config import load_config
+
+        loaded = load_config(config, overrides or ())
+        _hush_libraries()
+        from .evaluation.evaluate import evaluate
+
+        with _progress_bar() as progress:
+            summary = evaluate(loaded, progress)
+    _print_comparison(summary, as_json=as_json)
 
 
 world_app = typer.Typer(
@@ -308,6 +327,18 @@ def _told_of_training(*, extra: str) -> Iterator[None]:
             _fail(str(error), 2)
 
 
+@contextlib.contextmanager
+def _told_of_evaluation() -> Iterator[None]:
+    """`_told`, of evaluations."""
+    with _told(extra="evaluate"):
+        from .evaluation.folder import EvaluationError
+
+        try:
+            yield
+        except EvaluationError as error:
+            _fail(str(error), 2)
+
+
 def _fail(message: str, code: int) -> None:
     sys.stderr.write(f"bolid: {message}\n")
     raise typer.Exit(code)
@@ -375,6 +406,28 @@ def _print_result(summary: dict[str, Any], result: str, *, as_json: bool) -> Non
     for name, value in summary["validation"].items():
         Console().print(f"validation {name}: {value:.5f}", highlight=False)
     Console().print(f"Result: {result}", highlight=False, markup=False, soft_wrap=True)
+
+
+def _print_comparison(summary: dict[str, Any], *, as_json: bool) -> None:
+    """What an evaluation has found; one of several processes is enough to say it."""
+    from accelerate import PartialState
+    from rich.table import Table
+
+    if not PartialState().is_main_process:
+        return
+    if as_json:
+        _print_json(summary)
+        return
+    columns = list(dict.fromkeys(column for found in summary["summary"].values() for column in found))
+    table = Table("", *(column.replace("_", " ") for column in columns))
+    for variant, found in summary["summary"].items():
+        table.add_row(variant, *(f"{found[column]['mean']:.3f}" if column in found else "" for column in columns))
+    console = Console()
+    if columns:
+        console.print(table, highlight=False, markup=False)
+    for warning in summary["warnings"]:
+        console.print(f"Note: {warning}", highlight=False, markup=False, soft_wrap=True)
+    console.print(f"Report: {summary['report']}", highlight=False, markup=False, soft_wrap=True)
 
 
 def _print_summary(report: PrepareReport, summary: dict[str, Any]) -> None:

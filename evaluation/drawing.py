@@ -11,23 +11,21 @@ from PIL import Image
 
 from ..hosts.diffusers import attach, cross_attention_layers
 from ..models.adapter import Adapter
-from ..models.adapter_file import read_adapter
 from ..models.body import Body
-from ..models.branch import CONDITIONAL, UNCONDITIONAL, Branch, TokenSource
+from ..models.branch import CONDITIONAL, UNCONDITIONAL, Branch, ContextTokens, TokenSource
 from ..models.keypoints import FIRST_JOINT
 from ..models.layer_weights import layer_weights
 from ..models.pooling import pool
 from ..models.references import Embeds, References
 from ..models.self_attention import aggregate
-from ..training.base import latent_factor, load_autoencoder, load_denoiser, to_pictures
+from ..training.base import DTYPES, latent_factor, load_autoencoder, load_denoiser, to_pictures
 from ..training.features import MIN_VISIBILITY, Crop, Features, Photo
 from ..training.pictures import placed_joints
 from ..training.randomness import keyed_generator
 from ..training.samples import sampled_latents, to_image
+from .adapters import Adapters
 from .config import EvaluationSettings, MethodSettings
 from .plan import Plan, Request, Setting
-
-PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 FILL_SEED = 0
 """With which places of the aggregator are filled where there are fewer photos."""
@@ -39,48 +37,50 @@ class Drawer:
     Args:
         settings: of the evaluation.
         plan: who is drawn, and from what.
+        adapters: of the methods.
         features: of the people's photos; what is missing is computed.
         device: where everything computes.
 
     Raises:
-        ValueError: an adapter that does not fit the base or its image encoder, or lacks what its method needs.
+        ValueError: an adapter that does not fit the base or its image encoder.
     """
 
-    def __init__(self, settings: EvaluationSettings, plan: Plan, features: Features, *, device: torch.device):
+    def __init__(
+        self,
+        settings: EvaluationSettings,
+        plan: Plan,
+        adapters: Adapters,
+        features: Features,
+        *,
+        device: torch.device,
+    ):
         self._settings = settings
         self._plan = plan
+        self._adapters = adapters
         self._features = features
         self._device = device
-        self._denoiser = load_denoiser(settings.base.path, dtype=PRECISIONS[settings.drawing.precision])
+        self._denoiser = load_denoiser(settings.base.path, dtype=DTYPES[settings.drawing.precision])
         self._layers = cross_attention_layers(self._denoiser.unet)
-        self._adapters = {
-            name: _adapter(name, method) for name, method in settings.methods.items() if method.adapter is not None
-        }
+        adapters.check_fit(self._denoiser)
         side = settings.base.resolution // latent_factor(settings.base.path)
         self._latent_shape = (self._denoiser.unet.config.in_channels, side, side)
 
     def load(self) -> None:
         """Compute the features of all photos and texts, and move to the device."""
-        requests = self._plan.requests()
-        self._features.fill_text(["", *dict.fromkeys(request.prompt for request in requests)])
+        self._features.fill_text(["", *dict.fromkeys(request.prompt for request in self._plan.requests)])
         usable = [photo for person in self._plan.people for photo in person.photos if photo.usable]
-        names = {name for adapter in self._adapters.values() for name in adapter.layout.feature_widths}
         crops: dict[str, list[tuple[Photo, Crop]]] = {}
-        for name in names:
+        for name in sorted(self._adapters.feature_names - {"face_embeds"}):
             crops[name] = [(photo, photo.face_crop) for photo in usable]
-        if "face_embeds" in crops:
+        if "face_embeds" in self._adapters.feature_names:
             self._features.fill_faces(usable)
-            del crops["face_embeds"]
-        if any(self._has_body(name) for name in self._adapters):
+        if any(self._adapters.has_body(name) for name in self._settings.methods):
             bodies = [(photo, photo.body_crop) for photo in usable if photo.body_crop is not None]
             crops["hidden_states"] = [*crops.get("hidden_states", []), *bodies]
         for name, named in crops.items():
             self._features.fill_image(name, named)
         self._denoiser.to(self._device)
         self._autoencoder = load_autoencoder(self._settings.base.path).to(self._device)
-
-    def _has_body(self, name: str) -> bool:
-        return self._adapters[name].body_encoder is not None and self._settings.methods[name].body_weight > 0
 
     @torch.no_grad()
     def draw(self, setting: Setting, requests: Sequence[Request]) -> list[Image.Image]:
@@ -113,25 +113,25 @@ class Drawer:
                 noise.to(self._device),
                 self._denoiser,
                 steps=self._settings.drawing.steps,
-                guidance_scale=setting.guidance_scale,
+                guidance_scale=setting.variant.guidance_scale,
             )
         return [to_image(to_pictures(self._autoencoder, each.unsqueeze(0))[0]) for each in latents]
 
     def _branches(self, setting: Setting, request: Request) -> list[Branch]:
-        method = self._settings.methods[setting.method]
-        adapter = self._adapters.get(setting.method)
+        variant = setting.variant
+        method = self._settings.methods[variant.method]
+        adapter = self._adapters.get(variant.method, setting.run, device=self._device)
         if adapter is None:
             return []
-        photos = self._plan.references(request, method, setting.references)
+        photos = self._plan.references(request, method, variant.references)
         branches = []
         if method.face_weight > 0:
             embeds = self._embeds(adapter, method, photos)
             adapter.check_features(embeds)
             branches.append(self._branch(partial(adapter.face_tokens, embeds), adapter.ip_adapter, method.face_weight))
-        if self._has_body(setting.method):
-            body = self._body(photos, request.model if method.target_pose else None)
-            adapter.check_body(body)
-            branches.append(self._branch(partial(adapter.body_tokens, body), adapter.body_adapter, method.body_weight))
+        if adapter.body_encoder is not None and method.body_weight > 0:
+            tokens = self._body_tokens(adapter, photos, request.model if method.target_pose else None)
+            branches.append(self._branch(tokens, adapter.body_adapter, method.body_weight))
         return branches
 
     def _branch(self, tokens: TokenSource, projections: torch.nn.ModuleDict, weight: float) -> Branch:
@@ -145,12 +145,14 @@ class Drawer:
         zero = self._features.zero_image("hidden_states").float().unsqueeze(0) if "hidden_states" in names else None
         references = References(**found, zero_hidden_states=zero)
         if method.aggregation == "self_attention":
-            return aggregate(references, adapter.aggregator, fill_seed=FILL_SEED, device="cpu")
+            return aggregate(references, adapter.aggregator, fill_seed=FILL_SEED, device=self._device)
         return pool(references, method.aggregation)
 
-    def _body(self, photos: Sequence[Photo], model: Photo | None) -> Body:
+    def _body_tokens(self, adapter: Adapter, photos: Sequence[Photo], model: Photo | None) -> TokenSource:
         seen = [photo for photo in photos if photo.body_crop is not None]
-        return Body(
+        if not seen:
+            return partial(_no_body, adapter)
+        body = Body(
             keypoints=torch.tensor([photo.prepared.keypoints[FIRST_JOINT:] for photo in seen]),
             image_sizes=torch.tensor([(photo.prepared.height, photo.prepared.width) for photo in seen]).float(),
             min_visibility=MIN_VISIBILITY,
@@ -159,20 +161,12 @@ class Drawer:
             ),
             target_pose=None if model is None else placed_joints(model.prepared, model.placement),
         )
+        adapter.check_body(body)
+        return partial(adapter.body_tokens, body)
 
 
-def _adapter(name: str, method: MethodSettings) -> Adapter:
-    if not method.adapter.is_file():
-        raise ValueError(f"methods.{name}.adapter is {method.adapter}, but there is no such file.")
-    file = read_adapter(method.adapter)
-    if file.lora:
-        raise ValueError(
-            f"methods.{name}.adapter is {method.adapter.name}, a FaceID adapter with a LoRA, which changes the UNet "
-            "itself. Only adapters without one can be evaluated."
-        )
-    if method.aggregation == "self_attention" and file.adapter.aggregator is None:
-        raise ValueError(
-            f'methods.{name}.aggregation is "self_attention", but {method.adapter.name} carries no aggregator. Take '
-            '"avg", or an adapter that was trained with method "self_attention" or "bolid".'
-        )
-    return file.adapter.float().eval().requires_grad_(False)
+def _no_body(adapter: Adapter, *, device: torch.device | str, dtype: torch.dtype) -> ContextTokens:
+    """Tokens of zeros, as training has them where none of the photos shows a body."""
+    layout = adapter.layout
+    tokens = torch.zeros(1, layout.body.num_tokens, layout.cross_attention_dim, device=device, dtype=dtype)
+    return tokens[:, :0], tokens

@@ -5,8 +5,10 @@ Nothing of it depends on the method, so that methods are compared picture by pic
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 
@@ -16,23 +18,50 @@ from .config import EvaluationSettings, MethodSettings
 
 
 @dataclass(frozen=True, kw_only=True)
-class Setting:
-    """Pictures that are drawn alike.
+class Variant:
+    """What is compared: its runs and seeds are averaged.
 
     Attributes:
         method: its name.
-        references: number of photos.
+        references: number of photos; 0 where the base draws alone.
+        guidance_scale: None where the pictures were drawn elsewhere.
     """
 
     method: str
     references: int
-    guidance_scale: float
+    guidance_scale: float | None
+
+    @property
+    def name(self) -> str:
+        """For people."""
+        parts = [self.method]
+        if self.references:
+            parts.append(f"{self.references} photo{'s' if self.references > 1 else ''}")
+        if self.guidance_scale is not None:
+            parts.append(f"guidance {self.guidance_scale:g}")
+        return ", ".join(parts)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """Pictures that are drawn alike: those of a variant, by one run and with one seed.
+
+    Attributes:
+        variant: of which they are a part.
+        run: number of the adapter among those of the method.
+        seed: of the noise.
+    """
+
+    variant: Variant
+    run: int
     seed: int
 
     @property
     def folder(self) -> str:
         """Where its pictures lie."""
-        return f"{self.method}/{self.references}_photos/guidance_{self.guidance_scale:g}/seed_{self.seed}"
+        variant = self.variant
+        guidance = "" if variant.guidance_scale is None else f"guidance_{variant.guidance_scale:g}/"
+        return f"{variant.method}/run_{self.run}/{variant.references}_photos/{guidance}seed_{self.seed}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +101,8 @@ class Plan:
     def __init__(self, people: Sequence[Person], settings: EvaluationSettings):
         self.people = people[: settings.drawing.people]
         self._settings = settings
-        most = max(max(method.references) for method in settings.methods.values())
+        self._places = {person.name: place for place, person in enumerate(self.people)}
+        most = settings.most_references
         # One photo at least is left to compare with.
         poor = [person.name for person in self.people if len(self._usable(person)) <= most]
         if poor:
@@ -90,17 +120,31 @@ class Plan:
     def _usable(person: Person) -> list[Photo]:
         return [photo for photo in person.photos if photo.usable]
 
-    def settings(self) -> Iterator[Setting]:
-        """Everything that is compared, the same methods next to each other."""
-        drawing = self._settings.drawing
-        for name, method in self._settings.methods.items():
-            for references in method.references:
-                for guidance_scale in drawing.guidance_scales:
-                    for seed in drawing.seeds:
-                        yield Setting(method=name, references=references, guidance_scale=guidance_scale, seed=seed)
+    def variants(self) -> list[Variant]:
+        """Everything that is compared, those of a method next to each other."""
+        return [
+            Variant(method=name, references=references, guidance_scale=guidance_scale)
+            for name, method in self._settings.methods.items()
+            for references in method.photo_counts
+            for guidance_scale in ((None,) if method.pictures else self._settings.drawing.guidance_scales)
+        ]
 
+    def settings_of(self, variant: Variant) -> list[Setting]:
+        """All its runs, with all seeds."""
+        return [
+            Setting(variant=variant, run=run, seed=seed)
+            for run in range(self._settings.methods[variant.method].runs)
+            for seed in self._settings.drawing.seeds
+        ]
+
+    def settings(self) -> Iterator[Setting]:
+        """Those of all variants."""
+        for variant in self.variants():
+            yield from self.settings_of(variant)
+
+    @cached_property
     def requests(self) -> list[Request]:
-        """The pictures of every setting."""
+        """The pictures of every setting, those of a person next to each other."""
         drawing = self._settings.drawing
         requests = []
         for place, person in enumerate(self.people):
@@ -124,18 +168,44 @@ class Plan:
 
         Where some show somebody else, they are the last ones of these.
         """
-        generator = keyed_generator("references", request.person.name)
+        generator = self._generator(request.person)
         photos = self._shuffled(request.person, generator)[:count]
-        place = next(place for place, person in enumerate(self.people) if person is request.person)
+        place = self._places[request.person.name]
         for number in range(method.other_people):
             other = self.people[(place + 1 + _below(len(self.people) - 1, generator)) % len(self.people)]
             photos[count - 1 - number] = self._shuffled(other, generator)[0]
         return photos
 
+    def named(self, name: str) -> Person:
+        """The person of this name."""
+        return self.people[self._places[name]]
+
+    def seen(self, person: Person) -> list[Photo]:
+        """A person's own photos that methods may see, in the order in which they are taken."""
+        return self._shuffled(person, self._generator(person))[: self._settings.most_references]
+
     def compared(self, person: Person) -> list[Photo]:
         """Photos of a person that no method sees: what the pictures are compared with."""
-        most = max(max(method.references) for method in self._settings.methods.values())
-        return self._shuffled(person, keyed_generator("references", person.name))[most:]
+        return self._shuffled(person, self._generator(person))[self._settings.most_references :]
+
+    def record(self) -> str:
+        """The requests as lines of JSON, for other programs that draw them."""
+        lines = []
+        for request in self.requests:
+            line = {
+                "file": request.file,
+                "person": request.person.name,
+                "prompt": request.prompt,
+                "pose_of": None if request.model is None else request.model.name,
+                "references": [photo.name for photo in self.seen(request.person)],
+                "compared_with": [photo.name for photo in self.compared(request.person)],
+            }
+            lines.append(json.dumps(line, ensure_ascii=False) + "\n")
+        return "".join(lines)
+
+    @staticmethod
+    def _generator(person: Person) -> torch.Generator:
+        return keyed_generator("references", person.name)
 
     def _shuffled(self, person: Person, generator: torch.Generator) -> list[Photo]:
         photos = self._usable(person)

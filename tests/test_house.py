@@ -94,7 +94,7 @@ def test_the_wheel_holds_every_room_and_nothing_else(tmp_path: Path):
     assert modules == expected
     data = {
         (Path("bolid") / file.relative_to(ROOT)).as_posix()
-        for folder in ("web", "workflows", "training/configs")
+        for folder in ("web", "workflows", "training/configs", "evaluation/configs")
         for file in (ROOT / folder).rglob("*")
         if file.is_file()
     }
