@@ -154,6 +154,7 @@ class OptimizerSettings(Section):
     Attributes:
         name: "adamw8bit" needs the package bitsandbytes and a GPU.
         warmup_steps: the learning rate rises from 0 in these steps.
+        cooldown_steps: a constant learning rate falls to 0 in the last so many steps.
         ema_decay: of the moving average of the weights that is validated and written; 0 keeps none.
     """
 
@@ -163,6 +164,7 @@ class OptimizerSettings(Section):
     betas: tuple[BelowOne, BelowOne] = (0.9, 0.999)
     schedule: Literal["constant", "cosine"] = "constant"
     warmup_steps: NotNegativeCount = 0
+    cooldown_steps: NotNegativeCount = 0
     max_grad_norm: Positive = 1.0
     ema_decay: BelowOne = 0.0
 
@@ -207,6 +209,18 @@ class Training(Section):
 
     run: RunSettings
     optimizer: OptimizerSettings = OptimizerSettings()
+
+    @model_validator(mode="after")
+    def _cools_down(self) -> Training:
+        optimizer = self.optimizer
+        if optimizer.cooldown_steps and optimizer.schedule != "constant":
+            raise ValueError('optimizer.cooldown_steps needs schedule "constant"; a cosine falls by itself')
+        if optimizer.cooldown_steps and optimizer.warmup_steps + optimizer.cooldown_steps > self.run.steps:
+            raise ValueError(
+                f"optimizer.warmup_steps and cooldown_steps are {optimizer.warmup_steps + optimizer.cooldown_steps} "
+                f"together, more than run.steps ({self.run.steps})"
+            )
+        return self
 
 
 class AdapterTraining(Training):

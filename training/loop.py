@@ -16,10 +16,10 @@ from typing import Any, Protocol
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, DistributedType, InitProcessGroupKwargs, gather_object
-from diffusers.optimization import get_scheduler
 from diffusers.training_utils import EMAModel
 from PIL import Image
 from safetensors import SafetensorError
+from transformers.optimization import get_cosine_schedule_with_warmup, get_wsd_schedule
 
 from .config import OptimizerSettings, RunSettings, Training, resolved
 from .data import Share, Totals
@@ -55,8 +55,9 @@ FREE = {
     "loss.keypoint_network",
     "loss.clip_model",
     "loss.clip_weights",
+    "optimizer.cooldown_steps",
 }
-"""Keys that do not change the result, or in whose place the content of files counts."""
+"""Keys that do not change the result or what has been done so far, or in whose place the content of files counts."""
 
 
 class Batch(Protocol):
@@ -194,6 +195,30 @@ def settings_that_matter(config: Training, share: Share) -> dict[str, Any]:
     return {**kept, "samples per forward pass": share.all_rows}
 
 
+def _schedule(
+    optimizer: torch.optim.Optimizer, config: Training, *, step: int
+) -> torch.optim.lr_scheduler.LRScheduler:
+    """The learning rate from this step on: constant with a cooldown (https://arxiv.org/abs/2405.18392), or a cosine."""
+    settings = config.optimizer
+    if settings.schedule == "cosine":
+        return get_cosine_schedule_with_warmup(
+            optimizer, settings.warmup_steps, config.run.steps, last_epoch=step - 1
+        )
+    return get_wsd_schedule(
+        optimizer,
+        num_warmup_steps=settings.warmup_steps,
+        num_stable_steps=_cooldown_from(config) - settings.warmup_steps,
+        num_decay_steps=settings.cooldown_steps,
+        decay_type="1-sqrt",
+        last_epoch=step - 1,
+    )
+
+
+def _cooldown_from(config: Training) -> int:
+    """The last step before the learning rate falls."""
+    return config.run.steps - config.optimizer.cooldown_steps
+
+
 def _silent(stage: str, done: int, total: int, note: str = "") -> None:
     """Tell nobody."""
 
@@ -228,12 +253,7 @@ class _Run:
         self._weights = list(task.module.parameters())
         self._module = accelerator.prepare_model(task.module)
         self._optimizer = accelerator.prepare_optimizer(optimizer)
-        self._schedule = get_scheduler(
-            {"constant": "constant_with_warmup"}.get(config.optimizer.schedule, config.optimizer.schedule),
-            self._optimizer.optimizer,
-            num_warmup_steps=config.optimizer.warmup_steps,
-            num_training_steps=config.run.steps,
-        )
+        self._schedule: torch.optim.lr_scheduler.LRScheduler
         decay = config.optimizer.ema_decay
         self._average = EMAModel(self._weights, decay=decay) if decay else None
         self._validation: dict[str, float] = {}
@@ -244,6 +264,7 @@ class _Run:
         """Everything from the last checkpoint on."""
         run = self._config.run
         start = self._resume()
+        self._schedule = _schedule(self._optimizer.optimizer, self._config, step=start)
         starts = sorted(set(gather_object([start])))
         if len(starts) > 1:
             raise ValueError(
@@ -325,7 +346,7 @@ class _Run:
         norm = float(accelerator.clip_grad_norm_(self._weights, self._config.optimizer.max_grad_norm))
         if not math.isfinite(norm) and accelerator.scaler is None:
             self._stop_not_finite(step, "the gradient", batch.names)
-        learning_rate = self._schedule.get_last_lr()[0]
+        learning_rate = float(self._schedule.get_last_lr()[0])
         self._optimizer.step()
         self._check_skipped(step, batch)
         self._schedule.step()
@@ -407,7 +428,7 @@ class _Run:
                 "step": step,
                 "module": self._task.module.state_dict(),
                 "optimizer": self._optimizer.state_dict(),
-                "schedule": self._schedule.state_dict(),
+                "cooldown_from": _cooldown_from(self._config),
                 "average": self._average.state_dict() if self._average is not None else None,
                 "scaler": scaler.state_dict() if scaler is not None else None,
                 "validation": self._validation,
@@ -422,7 +443,7 @@ class _Run:
             return 0
         self._task.module.load_state_dict(state["module"])
         self._optimizer.load_state_dict(state["optimizer"])
-        self._schedule.load_state_dict(state["schedule"])
+        self._check_cooldown(state)
         if self._average is not None:
             self._average.load_state_dict(state["average"])
             self._average.to(self._accelerator.device)
@@ -431,12 +452,24 @@ class _Run:
         self._validation = state["validation"]
         return state["step"]
 
+    def _check_cooldown(self, state: dict[str, Any]) -> None:
+        """More steps go on where fewer ended, but not once the learning rate has begun to fall."""
+        step, now = state["step"], _cooldown_from(self._config)
+        before = state.get("cooldown_from", step)
+        if before != now and step > min(before, now):
+            raise ValueError(
+                f"The learning rate in {self._config.run.output} was held until step {before}, but with these "
+                f"run.steps and optimizer.cooldown_steps until step {now}, and the newest checkpoint is of step "
+                f"{step}. Set them back, delete the checkpoints after step {min(before, now)}, or give another run.output."
+            )
+
     def _summary(self, step: int) -> dict[str, Any]:
         """For the metadata of the result: without times, hosts and paths."""
+        cooldown = self._config.optimizer.cooldown_steps
         return {
             "steps": step,
             **self._task.data_summary(),
-            "settings": self._folder.depends_on,
+            "settings": {**self._folder.depends_on, **({"optimizer.cooldown_steps": cooldown} if cooldown else {})},
             "validation": self._validation,
         }
 

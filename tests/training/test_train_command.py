@@ -654,3 +654,31 @@ def test_schedule_warms_up_and_falls(config: Config, processes: TrainingProcesse
     rates = [entry["learning_rate"] for entry in metrics(tmp_path / "run", "train")]
     cosine = [0.5 * (1 + math.cos(math.pi * step / 4)) for step in range(4)]
     assert rates == pytest.approx([1e-3 * factor for factor in (0.0, 0.5, *cosine)])
+
+
+def test_constant_rate_cools_down(config: Config, processes: TrainingProcesses, tmp_path: Path) -> None:
+    """And until it does, neither the number of steps nor the cooldown is settled."""
+    optimizer = {"learning_rate": 1e-3, "schedule": "constant", "warmup_steps": 1}
+    assert processes.run("train", config(run={"steps": 3}, optimizer=optimizer)).code == 0
+    cooled = config(run={"steps": 8}, optimizer={**optimizer, "cooldown_steps": 4})
+    ended = processes.run("train", cooled)
+    assert ended.code == 0, ended
+    rates = [entry["learning_rate"] for entry in metrics(tmp_path / "run", "train")]
+    falling = [1 - math.sqrt(step / 4) for step in range(4)]
+    assert rates == pytest.approx([1e-3 * factor for factor in (0.0, 1.0, 1.0, 1.0, *falling)])
+    metadata = metadata_of(tmp_path / "run" / "adapter.safetensors")
+    assert json.loads(metadata["bolid.config"])["training"]["settings"]["optimizer.cooldown_steps"] == 4
+    assert_refused(processes.run("train", cooled, "run.steps=20"), "was held until step 4", "until step 16")
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "message"),
+    [
+        ({"schedule": "cosine", "cooldown_steps": 2}, 'optimizer.cooldown_steps needs schedule "constant"'),
+        ({"warmup_steps": 3, "cooldown_steps": 4}, "are 7 together, more than run.steps (6)"),
+    ],
+)
+def test_cooldowns_that_cannot_be(
+    config: Config, processes: TrainingProcesses, optimizer: dict[str, Any], message: str
+) -> None:
+    assert_refused(processes.run("train", config(run={"steps": 6}, optimizer=optimizer)), message)
