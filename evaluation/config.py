@@ -5,12 +5,11 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
 from ..training.config import (
     BaseSettings,
@@ -19,14 +18,9 @@ from ..training.config import (
     NotNegative,
     NotNegativeCount,
     Section,
-    _problems,
-    _set,
+    read_values,
+    validated,
 )
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 Aggregation = Literal["avg", "max", "normalised_avg", "median", "stack", "self_attention"]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
@@ -238,20 +232,9 @@ def _check_method(name: str, method: MethodSettings) -> None:
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> EvaluationSettings:
-    """Read a config file of `bolid evaluate`; see `training.config.read_config`.
+    """Read a config file of `bolid evaluate`; see `training.config.read_values`.
 
     Raises:
         ValueError: not TOML, or a key or value that is not known; the message names all of them.
     """
-    try:
-        values = tomllib.loads(Path(path).read_text(encoding="utf-8-sig"))
-    except FileNotFoundError:
-        raise ValueError(f"There is no config file {path}. Examples are in evaluation/configs.") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is no TOML file: {error}") from error
-    for override in overrides:
-        _set(values, override)
-    try:
-        return EvaluationSettings.model_validate(values)
-    except ValidationError as error:
-        raise ValueError(f"{path}: " + "; ".join(_problems(error, EvaluationSettings))) from None
+    return validated(read_values(path, overrides, examples="evaluation/configs"), EvaluationSettings, path)

@@ -13,7 +13,7 @@ from accelerate import Accelerator
 
 from ..training import loop
 from ..training.base import base_fingerprint, check_base
-from ..training.config import RunSettings
+from ..training.config import RunSettings, resolved
 from ..training.data import Share
 from ..training.features import Features, Person, check_photos, load_people
 from ..training.files import replaced
@@ -78,15 +78,14 @@ class _Evaluation:
         self._sources = Sources.of(settings.measures)
         self._doubts = check_independence(self._sources, self._adapters, settings.base)
         cache = settings.data.cache or settings.data.path / "cache"
-        self._features = Features(
-            folder=cache,
-            base=settings.base,
-            device=accelerator.device,
-            progress=progress,
-            process=share.process,
-            processes=share.processes,
-            wait=accelerator.wait_for_everyone,
-        )
+        part: dict[str, Any] = {
+            "device": accelerator.device,
+            "progress": progress,
+            "process": share.process,
+            "processes": share.processes,
+            "wait": accelerator.wait_for_everyone,
+        }
+        self._features = Features(folder=cache, base=settings.base, **part)
         people = load_people(settings.data, settings.base, to_train=False)
         self._people_fingerprint = people.fingerprint
         held_out = people.test
@@ -98,11 +97,7 @@ class _Evaluation:
             folder=self._folder.measured,
             resolution=settings.base.resolution,
             batch_size=settings.measures.batch_size,
-            device=accelerator.device,
-            progress=progress,
-            process=share.process,
-            processes=share.processes,
-            wait=accelerator.wait_for_everyone,
+            **part,
         )
         self._measuring = Measuring(settings, self._plan, self._sources, self._files, self._outputs)
         if accelerator.is_main_process:
@@ -117,8 +112,7 @@ class _Evaluation:
         for setting, depends_on in drawn_from.items():
             self._folder.check_drawn_from(setting.folder, depends_on)
         if is_main:
-            resolved = json.loads(self._settings.model_dump_json())
-            self._folder.start(resolved, self._plan.record())
+            self._folder.start(resolved(self._settings), self._plan.record())
         self._accelerator.wait_for_everyone()
         try:
             odd = self._files.check_given()

@@ -14,25 +14,22 @@ results.json        all results; also as summary.csv, differences.csv, people.cs
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
-from ..training.files import PARTIAL, write_text
-from ..training.run_folder import environment
+from ..training.files import write_text
+from ..training.work_folder import WorkFolder, as_json, changes
 
 FORMAT = 1
-RECORD, LOCK, DRAWN_FROM = "evaluation.json", ".lock", "drawn_from.json"
+RECORD, DRAWN_FROM = "evaluation.json", "drawn_from.json"
 
 
 class EvaluationError(RuntimeError):
     """An evaluation cannot go on; the message says why and what mends it."""
 
 
-class OutputFolder:
+class OutputFolder(WorkFolder):
     """The folder of an evaluation.
 
     Args:
@@ -43,58 +40,17 @@ class OutputFolder:
     """
 
     def __init__(self, folder: Path):
-        self.folder = folder
+        super().__init__(folder, record=RECORD, format=FORMAT, key="output", what="an evaluation")
         self.pictures, self.measured = folder / "pictures", folder / "measured"
-        self._lock = FileLock(folder / LOCK)
-        if folder.exists() and not folder.is_dir():
-            raise ValueError(f"output is {folder}, which is a file. Give a folder.")
-        record = folder / RECORD
-        if record.is_file():
-            try:
-                found = json.loads(record.read_bytes()).get("format")
-            except (ValueError, AttributeError) as error:
-                raise ValueError(f"{record} is damaged ({error}). Give another output.") from None
-            if found != FORMAT:
-                raise ValueError(
-                    f"{folder} holds an evaluation of another version of BoLID (format {found}; this one has "
-                    f"{FORMAT}). Give another output."
-                )
-        elif folder.is_dir() and any(not path.name.startswith((LOCK, f".{RECORD}.")) for path in folder.iterdir()):
-            raise ValueError(
-                f"output is {folder}, which holds other files and no evaluation. Give a new one: nothing is "
-                "overwritten."
-            )
 
     def start(self, config: dict[str, Any], plan: str) -> None:
-        """Write down that the evaluation is started, or goes on; until `close` no other process can.
+        """See `begin`.
 
         Args:
-            config: resolved.
             plan: see `Plan.record`.
-
-        Raises:
-            ValueError: another process is at it.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
-        try:
-            self._lock.acquire(timeout=0)
-        except Timeout:
-            raise ValueError(
-                f"Another process is evaluating into {self.folder}. Wait for it, stop it, or give another output."
-            ) from None
-        # First: without it the folder would be taken for somebody else's.
-        write_text(self.folder / RECORD, json.dumps({"format": FORMAT}) + "\n")
-        for left in self.folder.rglob(f".*{PARTIAL}"):
-            left.unlink()
-        write_text(self.folder / "config.json", json.dumps(config, indent=1) + "\n")
+        self.begin(config)
         write_text(self.folder / "plan.jsonl", plan)
-        with (self.folder / "starts.jsonl").open("a", encoding="utf-8") as file:
-            entry = {"time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "config": config, "environment": environment()}
-            file.write(json.dumps(entry) + "\n")
-
-    def close(self) -> None:
-        """Let other processes go on with the evaluation."""
-        self._lock.release()
 
     def check_drawn_from(self, setting_folder: str, depends_on: Mapping[str, Any]) -> None:
         """Make sure that the pictures of a setting, where there are any, are those that would be drawn now.
@@ -109,15 +65,10 @@ class OutputFolder:
             before = dict(json.loads(path.read_bytes()))
         except (ValueError, TypeError) as error:
             raise ValueError(f"{path} is damaged ({error}). Delete {path.parent}: it is drawn anew.") from None
-        now = json.loads(json.dumps(depends_on))
-        changed = [
-            f"{key} was {json.dumps(before.get(key))}, now {json.dumps(now.get(key))}"
-            for key in sorted({*before, *now})
-            if before.get(key) != now.get(key)
-        ]
+        changed = changes(before, json.loads(json.dumps(depends_on)))
         if changed:
             raise ValueError(
-                f"The pictures in {path.parent} were drawn from something else: {'; '.join(changed)}. Set it back, "
+                f"The pictures in {path.parent} were drawn from something else: {changed}. Set it back, "
                 "delete that folder, or give another output: nothing is overwritten."
             )
 
@@ -125,5 +76,5 @@ class OutputFolder:
         """Write down what a setting's pictures are drawn from, before the first of them; returns their folder."""
         folder = self.pictures / setting_folder
         folder.mkdir(parents=True, exist_ok=True)
-        write_text(folder / DRAWN_FROM, json.dumps(depends_on, indent=1) + "\n")
+        write_text(folder / DRAWN_FROM, as_json(depends_on))
         return folder

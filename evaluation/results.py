@@ -8,8 +8,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from ..training.config import resolved
 from ..training.files import write_text
-from ..training.run_folder import environment
+from ..training.work_folder import environment
 from .comparison import CONFIDENCE, Comparison
 from .config import EvaluationSettings
 from .measure import Column
@@ -43,12 +44,10 @@ def results_of(
     """
     comparison = Comparison(settings, measured.table, columns)
     variants = plan.variants()
-    resolved = json.loads(settings.model_dump_json())
-    del resolved["output"]
     pictures = len(plan.requests) * len(settings.drawing.seeds)
     return {
         "format": FORMAT,
-        "settings": resolved,
+        "settings": {key: value for key, value in resolved(settings).items() if key != "output"},
         "fingerprints": dict(fingerprints),
         "packages": environment()["packages"],
         "people": len(plan.people),

@@ -10,7 +10,7 @@ import json
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -31,6 +31,9 @@ class Section(BaseModel):
     """Settings that belong together: unknown keys are errors, and values do not change."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+Config = TypeVar("Config", bound=Section)
 
 
 class DataSettings(Section):
@@ -309,17 +312,33 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> TrainingConf
 def read_config(
     path: str | Path, overrides: Sequence[str], *, kinds: Mapping[str, type[Training]], key: str, examples: str
 ) -> Any:
-    """Read a config file.
+    """Read a config file that says itself what it configures; see `read_values`.
+
+    Args:
+        kinds: what there is to be trained, and the config of each.
+        key: what tells which of them it is.
+
+    Raises:
+        ValueError: not TOML, or a key or value that is not known; the message names all of them, and the nearest key.
+    """
+    values = read_values(path, overrides, examples=examples)
+    kind = values.get(key)
+    if not isinstance(kind, str) or kind not in kinds:
+        given = repr(values[key]) if key in values else "missing"
+        raise ValueError(f"{path}: {key} must be one of {', '.join(kinds)}, but it is {given}.")
+    return validated(values, kinds[kind], path)
+
+
+def read_values(path: str | Path, overrides: Sequence[str], *, examples: str) -> dict[str, Any]:
+    """The values of a config file, unchecked.
 
     Args:
         path: a TOML file; relative paths in it are relative to the working directory.
         overrides: "section.key=value" each; the value is TOML, or plain text where it is none.
-        kinds: what there is to be trained, and the config of each.
-        key: what tells which of them it is.
         examples: folder with configs, for messages.
 
     Raises:
-        ValueError: not TOML, or a key or value that is not known; the message names all of them, and the nearest key.
+        ValueError: not TOML.
     """
     try:
         values = tomllib.loads(Path(path).read_text(encoding="utf-8-sig"))
@@ -329,17 +348,25 @@ def read_config(
         raise ValueError(f"{path} is no TOML file: {error}") from error
     for override in overrides:
         _set(values, override)
-    kind = values.get(key)
-    if not isinstance(kind, str) or kind not in kinds:
-        given = repr(values[key]) if key in values else "missing"
-        raise ValueError(f"{path}: {key} must be one of {', '.join(kinds)}, but it is {given}.")
+    return values
+
+
+def validated(values: Mapping[str, Any], section: type[Config], path: str | Path) -> Config:
+    """The config that these values make.
+
+    Args:
+        path: where they stand, for messages.
+
+    Raises:
+        ValueError: a key or value that is not known; the message names all of them, and the nearest key.
+    """
     try:
-        return kinds[kind].model_validate(values)
+        return section.model_validate(values)
     except ValidationError as error:
-        raise ValueError(f"{path}: " + "; ".join(_problems(error, kinds[kind]))) from None
+        raise ValueError(f"{path}: " + "; ".join(_problems(error, section))) from None
 
 
-def resolved(config: Training) -> dict[str, Any]:
+def resolved(config: Section) -> dict[str, Any]:
     """The config with every default, as plain JSON values."""
     return json.loads(config.model_dump_json())
 

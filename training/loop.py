@@ -24,7 +24,7 @@ from transformers.optimization import get_cosine_schedule_with_warmup, get_wsd_s
 from .config import OptimizerSettings, RunSettings, Training, resolved
 from .data import Share, Totals
 from .progress import Progress
-from .run_folder import RunFolder, RunLog, TrainingError, environment
+from .run_folder import RunFolder, RunLog, TrainingError
 
 PATIENCE = timedelta(days=1)
 """For processes that wait while others fill their part of the cache, or one of them writes the result."""
@@ -107,8 +107,8 @@ def set_up(run: RunSettings, progress: Progress) -> tuple[Accelerator, Share, Pr
     )
     if accelerator.distributed_type not in PARALLEL:
         raise ValueError(
-            f"accelerate is set up for {accelerator.distributed_type.value}, but bolid train only knows processes that "
-            "each hold the whole model. Run accelerate config again, or give accelerate launch --multi_gpu."
+            f"accelerate is set up for {accelerator.distributed_type.value}, but BoLID only knows processes that each "
+            "hold the whole model. Run accelerate config again, or give accelerate launch --multi_gpu."
         )
     if run.precision == "fp16" and accelerator.device.type == "cpu":
         raise ValueError('run.precision "fp16" needs a GPU. Take "bf16" or "fp32".')
@@ -279,7 +279,7 @@ class _Run:
         if start == run.steps == self._folder.result_step():
             return self._result()
         if self._accelerator.is_main_process:
-            self._folder.start(resolved(self._config), environment())
+            self._folder.start(resolved(self._config))
             self._log = RunLog(self._folder.folder, step=start)
         self._accelerator.wait_for_everyone()
         try:
@@ -460,7 +460,8 @@ class _Run:
             raise ValueError(
                 f"The learning rate in {self._config.run.output} was held until step {before}, but with these "
                 f"run.steps and optimizer.cooldown_steps until step {now}, and the newest checkpoint is of step "
-                f"{step}. Set them back, delete the checkpoints after step {min(before, now)}, or give another run.output."
+                f"{step}. Set them back, delete the checkpoints after step {min(before, now)}, or give another "
+                "run.output."
             )
 
     def _summary(self, step: int) -> dict[str, Any]:

@@ -14,35 +14,29 @@ samples/            sample grids
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 import math
-import platform
-import time
 import zipfile
 from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock, Timeout
 from PIL import Image
 from safetensors import SafetensorError
 
 from ..models.checkpoint import read_metadata
-from .files import PARTIAL, replaced, write_text
+from .files import replaced, write_text
+from .work_folder import WorkFolder, changes
 
 FORMAT = 1
 RECORD = "run.json"
-LOCK = ".lock"
-
-PACKAGES = ("bolid", "torch", "diffusers", "transformers", "accelerate", "open-clip-torch", "bitsandbytes", "numpy")
 
 
 class TrainingError(RuntimeError):
     """Training cannot go on; the message says why and what mends it."""
 
 
-class RunFolder:
+class RunFolder(WorkFolder):
     """The folder of a run.
 
     Args:
@@ -55,69 +49,20 @@ class RunFolder:
     """
 
     def __init__(self, folder: Path, depends_on: dict[str, Any], *, result_name: str = "adapter"):
-        self.folder = folder
+        super().__init__(folder, record=RECORD, format=FORMAT, key="run.output", what="a run")
         self.result_name = result_name
         self.depends_on = json.loads(json.dumps(depends_on))
-        self._record = folder / RECORD
-        self._lock = FileLock(folder / LOCK)
-        if folder.exists() and not folder.is_dir():
-            raise ValueError(f"run.output is {folder}, which is a file. Give a folder.")
-        if self._record.is_file():
-            try:
-                recorded = json.loads(self._record.read_bytes())
-            except ValueError as error:
-                raise ValueError(f"{self._record} is damaged ({error}). Give another run.output.") from None
-            self._check_same(recorded)
-        elif folder.is_dir() and any(not path.name.startswith((LOCK, f".{RECORD}.")) for path in folder.iterdir()):
+        if self.recorded is not None and (changed := changes(self.recorded["depends_on"], self.depends_on)):
             raise ValueError(
-                f"run.output is {folder}, which holds other files and no run. Give a new one: nothing is overwritten."
+                f"{folder} holds a run with other settings: {changed}. Set them back to go on with it, or give another "
+                "run.output: nothing is overwritten."
             )
 
-    def _check_same(self, recorded: dict[str, Any]) -> None:
-        if recorded.get("format") != FORMAT:
-            raise ValueError(
-                f"{self.folder} holds a run of another version of BoLID (format {recorded.get('format')}; this one has "
-                f"{FORMAT}). Give another run.output."
-            )
-        before, now = recorded["depends_on"], self.depends_on
-        changed = [
-            f"{key} was {_shown(before.get(key))}, now {_shown(now.get(key))}"
-            for key in sorted({*before, *now})
-            if before.get(key) != now.get(key)
-        ]
-        if changed:
-            raise ValueError(
-                f"{self.folder} holds a run with other settings: {'; '.join(changed)}. Set them back to go on with it, "
-                "or give another run.output: nothing is overwritten."
-            )
-
-    def start(self, config: dict[str, Any], environment: dict[str, Any]) -> None:
-        """Write down that the run is started, or goes on; until `close` no other process can.
-
-        Raises:
-            ValueError: another process is at it.
-        """
-        self.folder.mkdir(parents=True, exist_ok=True)
-        try:
-            self._lock.acquire(timeout=0)
-        except Timeout:
-            raise ValueError(
-                f"Another process is training into {self.folder}. Wait for it, stop it, or give another run.output."
-            ) from None
-        # First: without it the folder would be taken for somebody else's.
-        write_text(self._record, _json({"format": FORMAT, "depends_on": self.depends_on}))
+    def start(self, config: dict[str, Any]) -> None:
+        """See `begin`."""
+        self.begin(config, depends_on=self.depends_on)
         for name in ("checkpoints", f"{self.result_name}s", "samples"):
             (self.folder / name).mkdir(exist_ok=True)
-        for left in self.folder.rglob(f".*{PARTIAL}"):
-            left.unlink()
-        write_text(self.folder / "config.json", _json(config))
-        with (self.folder / "starts.jsonl").open("a", encoding="utf-8") as file:
-            entry = {"time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "config": config, "environment": environment}
-            file.write(json.dumps(entry) + "\n")
-
-    def close(self) -> None:
-        """Let other processes go on with the run."""
-        self._lock.release()
 
     def result(self, step: int | None = None) -> Path:
         """Where the result is written, or that of an earlier step."""
@@ -233,34 +178,9 @@ class RunLog:
         self._board.close()
 
 
-def environment() -> dict[str, Any]:
-    """What a run computes with."""
-    versions = {}
-    for package in PACKAGES:
-        try:
-            versions[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return {
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "packages": versions,
-        "threads": torch.get_num_threads(),
-        "devices": [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())],
-    }
-
-
 def _step(line: str) -> float:
     """Of a line of metrics.jsonl; the last one may have been cut off."""
     try:
         return json.loads(line)["step"]
     except (ValueError, KeyError, TypeError):
         return float("inf")
-
-
-def _shown(value: Any) -> str:
-    return "not set" if value is None else json.dumps(value)
-
-
-def _json(values: Any) -> str:
-    return json.dumps(values, indent=1) + "\n"

@@ -29,7 +29,7 @@ def test_a_start_is_written_down(tmp_path: Path) -> None:
 def test_one_process_at_a_time(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     with FileLock(tmp_path / "out" / ".lock"):
-        with pytest.raises(ValueError, match="Another process is evaluating into .*out. Wait for it, stop it"):
+        with pytest.raises(ValueError, match="Another process is at work in .*out. Wait for it, stop it"):
             OutputFolder(tmp_path / "out").start({}, "")
     OutputFolder(tmp_path / "out").start({}, "")
 
@@ -40,7 +40,7 @@ def test_one_process_at_a_time(tmp_path: Path) -> None:
         ('{"format": 2}', "holds an evaluation of another version of BoLID \\(format 2; this one has 1\\)"),
         ("{", "evaluation.json is damaged"),
         ("[]", "evaluation.json is damaged"),
-        (None, "which holds other files and no evaluation. Give a new one: nothing is overwritten"),
+        (None, "which holds other files and not an evaluation. Give a new one: nothing is overwritten"),
     ],
 )
 def test_other_folders_are_left_alone(tmp_path: Path, record: str | None, message: str) -> None:
@@ -59,7 +59,7 @@ def test_pictures_are_of_what_they_were_drawn_from(tmp_path: Path) -> None:
     drawn = folder.note_drawn_from("m/seed_0", {"steps": 3, "prompts": ("a", "b"), "adapter": None})
     assert drawn == tmp_path / "out" / "pictures" / "m" / "seed_0"
     folder.check_drawn_from("m/seed_0", {"steps": 3, "prompts": ["a", "b"], "adapter": None})
-    with pytest.raises(ValueError, match='something else: adapter was null, now "x"; steps was 3, now 4. Set it'):
+    with pytest.raises(ValueError, match='something else: adapter was not set, now "x"; steps was 3, now 4. Set it'):
         folder.check_drawn_from("m/seed_0", {"steps": 4, "prompts": ["a", "b"], "adapter": "x"})
     (drawn / DRAWN_FROM).write_text("{")
     with pytest.raises(ValueError, match=f"{DRAWN_FROM} is damaged .*Delete .*seed_0: it is drawn anew"):
