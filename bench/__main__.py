@@ -22,6 +22,7 @@ MEASUREMENTS = {
     "training_step": "training step against a bare forward and backward pass, and what each term of the loss costs",
     "training_memory": "peak memory of a training step",
     "prepare": "bolid prepare with one process and with one per core",
+    "measuring": "bolid evaluate's measures beside their networks alone, and its memory",
 }
 
 
@@ -33,14 +34,16 @@ def main() -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("names", nargs="*", metavar="NAME", help="measurements to run; all by default")
-    parser.add_argument("--rounds", type=int, help="interleaved rounds (leave_one_out, training_step, prepare)")
+    parser.add_argument(
+        "--rounds", type=int, help="interleaved rounds (leave_one_out, training_step, prepare, measuring)"
+    )
     parser.add_argument("--resolution", type=int, help="side of the pictures (leave_one_out, training_step)")
     parser.add_argument("--clip-model", help="an open_clip model for the text term (training_step)")
     parser.add_argument(
         "--tiny",
         action="store_true",
         default=None,
-        help="small models and few photos, only to see that it runs (the four of training)",
+        help="small models and few photos, only to see that it runs (training and measuring)",
     )
     given = vars(parser.parse_args())
     names = given.pop("names") or list(MEASUREMENTS)

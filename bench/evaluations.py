@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -76,6 +78,11 @@ def limit_memory() -> None:
     used, available = psutil.Process().memory_info().data, psutil.virtual_memory().available
     _, hard = resource.getrlimit(resource.RLIMIT_DATA)
     resource.setrlimit(resource.RLIMIT_DATA, (used + max(0, available - MEMORY_RESERVE), hard))
+
+
+def peak_of_process() -> int:
+    """Bytes; not by getrusage, which starts with the peak of the process that started this one."""
+    return 1024 * int(re.search(r"VmHWM:\s*(\d+)", Path("/proc/self/status").read_text())[1])
 
 
 def inside_sampling(models: Sequence[Any], latent_size: int, action: Callable[[list[Evaluate]], None]) -> None:

@@ -298,11 +298,13 @@ def training_config(
     """A config with defaults; the paths need not exist where only models in memory are trained."""
     from ..training.config import AdapterTraining
 
-    return AdapterTraining(
-        method=method,
-        run={"output": data / "run"},
-        data={"path": data},
-        base={"path": base, "image_encoder": image_encoder, **base_settings},
+    return AdapterTraining.model_validate(
+        {
+            "method": method,
+            "run": {"output": data / "run"},
+            "data": {"path": data},
+            "base": {"path": base, "image_encoder": image_encoder, **base_settings},
+        }
     )
 
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import re
 import signal
 import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from .evaluations import limit_memory
+from .evaluations import limit_memory, peak_of_process
 from .models import (
     IMAGE_EMBED_DIM,
     IMAGE_HIDDEN_SIZE,
@@ -108,9 +107,9 @@ def _measure(case: Case) -> list[float]:
     import torch
 
     from ..training.adapter_step import AdapterStep, LossNetworks, initial_adapter
-    from ..training.loop import PRECISIONS
+    from ..training.base import DTYPES
 
-    device, (dtype, _) = training_device(), PRECISIONS[case.precision]
+    device, dtype = training_device(), DTYPES[case.precision]
     on_cpu = device.type == "cpu"
     if on_cpu:
         limit_memory()
@@ -137,16 +136,10 @@ def _measure(case: Case) -> list[float]:
         loss = module(batch, every_term=True)["reconstruction"].mean()
     loss.backward()
     optimizer.step()
-    peak = _peak_of_process() if on_cpu else torch.cuda.max_memory_allocated()
+    peak = peak_of_process() if on_cpu else torch.cuda.max_memory_allocated()
     unet = sum(parameter.nbytes for parameter in denoiser.unet.parameters())
     trained = 4 * sum(parameter.nbytes for parameter in module.parameters())
     return [peak, unet, trained, libraries, peak - unet - trained - libraries]
-
-
-def _peak_of_process() -> int:
-    """Bytes; not by getrusage, which starts with the peak of the process that started this one."""
-    status = Path("/proc/self/status").read_text()
-    return 1024 * int(re.search(r"VmHWM:\s*(\d+)", status)[1])
 
 
 if __name__ == "__main__":
