@@ -111,10 +111,11 @@ class Adapters:
                 f'methods.{name}.aggregation is "self_attention", but {path.name} carries no aggregator. Take "avg", '
                 'or an adapter that was trained with method "self_attention" or "bolid".'
             )
-        if method.target_pose and file.adapter.body_encoder is None:
+        of_the_body = [key for key in ("target_pose", "other_body") if getattr(method, key)]
+        if of_the_body and file.adapter.body_encoder is None:
             raise ValueError(
-                f"methods.{name}.target_pose is true, but {path.name} has no body branch, which alone reads poses. "
-                'Leave it out, or take an adapter that was trained with method "bolid".'
+                f"methods.{name}.{of_the_body[0]} is true, but {path.name} has no body branch, which alone would see "
+                'it. Leave it out, or take an adapter that was trained with method "bolid".'
             )
         layout = file.adapter.layout
         if layout.face_embed_dim is not None and self._settings.base.face_pack is None:

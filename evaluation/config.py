@@ -40,7 +40,7 @@ COLUMNS = (
 )
 """Columns that measures of other names cannot have."""
 
-OF_ADAPTERS = ("aggregation", "face_weight", "body_weight", "target_pose", "other_people")
+OF_ADAPTERS = ("aggregation", "face_weight", "body_weight", "target_pose", "other_people", "other_body")
 """Settings of a method that only an adapter knows."""
 
 
@@ -59,6 +59,7 @@ class MethodSettings(Section):
         face_weight, body_weight: of the branches; 0 leaves one out.
         target_pose: whether the body branch is told the pose of the picture whose caption is drawn.
         other_people: so many of the references show somebody else.
+        other_body: whether the body branch sees photos of somebody else; what it then loses is what it knew.
     """
 
     adapter: Path | None = None
@@ -70,6 +71,7 @@ class MethodSettings(Section):
     body_weight: NotNegative = 1.0
     target_pose: bool = False
     other_people: NotNegativeCount = 0
+    other_body: bool = False
 
     @property
     def adapter_files(self) -> tuple[Path, ...]:

@@ -130,7 +130,8 @@ class Drawer:
             adapter.check_features(embeds)
             branches.append(self._branch(partial(adapter.face_tokens, embeds), adapter.ip_adapter, method.face_weight))
         if adapter.body_encoder is not None and method.body_weight > 0:
-            tokens = self._body_tokens(adapter, photos, request.model if method.target_pose else None)
+            bodies = self._plan.body_references(request, method, variant.references)
+            tokens = self._body_tokens(adapter, bodies, request.model if method.target_pose else None)
             branches.append(self._branch(tokens, adapter.body_adapter, method.body_weight))
         return branches
 

@@ -20,7 +20,7 @@ from ..training.files import replaced
 from ..training.fingerprint import model_fingerprint
 from ..training.progress import Progress
 from .adapters import Adapters
-from .config import EvaluationSettings
+from .config import OF_ADAPTERS, EvaluationSettings
 from .drawing import Drawer
 from .folder import EvaluationError, OutputFolder
 from .independence import check_independence
@@ -164,8 +164,7 @@ class _Evaluation:
                 continue
             own: dict[str, Any] = {}
             if method.adapter_files:
-                own = method.model_dump(include={"aggregation", "face_weight", "body_weight", "target_pose"})
-                own["other_people"] = method.other_people
+                own = method.model_dump(include=set(OF_ADAPTERS))
                 own["adapter"] = self._adapters.facts[method.adapter_files[setting.run]].sha256
             found[setting] = {**shared, **own}
         return found

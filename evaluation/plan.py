@@ -160,7 +160,7 @@ class Plan:
     def _model(self, place: int, number: int) -> Photo:
         """A photo of somebody else."""
         generator = keyed_generator("model", self.people[place].name, number)
-        other = self.people[(place + 1 + _below(len(self.people) - 1, generator)) % len(self.people)]
+        other = self._another(place, generator)
         return other.photos[_below(len(other.photos), generator)]
 
     def references(self, request: Request, method: MethodSettings, count: int) -> list[Photo]:
@@ -172,9 +172,20 @@ class Plan:
         photos = self._shuffled(request.person, generator)[:count]
         place = self._places[request.person.name]
         for number in range(method.other_people):
-            other = self.people[(place + 1 + _below(len(self.people) - 1, generator)) % len(self.people)]
-            photos[count - 1 - number] = self._shuffled(other, generator)[0]
+            photos[count - 1 - number] = self._shuffled(self._another(place, generator), generator)[0]
         return photos
+
+    def body_references(self, request: Request, method: MethodSettings, count: int) -> list[Photo]:
+        """The photos that the body branch sees: the same, or as many of somebody else."""
+        if not method.other_body:
+            return self.references(request, method, count)
+        generator = keyed_generator("other body", request.person.name)
+        other = self._another(self._places[request.person.name], generator)
+        return self._shuffled(other, self._generator(other))[:count]
+
+    def _another(self, place: int, generator: torch.Generator) -> Person:
+        """Anybody but the person of this place."""
+        return self.people[(place + 1 + _below(len(self.people) - 1, generator)) % len(self.people)]
 
     def named(self, name: str) -> Person:
         """The person of this name."""

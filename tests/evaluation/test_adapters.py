@@ -74,6 +74,7 @@ def test_what_cannot_be_drawn_with(toy: Toy, bare: Path, tmp_path: Path) -> None
         ({"adapter": str(lora)}, "methods.m has the adapter faceid_lora.safetensors, a FaceID adapter with a LoRA"),
         ({"adapter": str(bare), "aggregation": "self_attention"}, "but bare.safetensors carries no aggregator"),
         ({"adapter": str(bare), "target_pose": True}, "target_pose is true, but bare.safetensors has no body branch"),
+        ({"adapter": str(bare), "other_body": True}, "other_body is true, but bare.safetensors has no body branch"),
         ({"adapter": str(reads_faces)}, "faceid.safetensors, which reads ArcFace vectors: set base.face_pack"),
     ):
         with pytest.raises(ValueError, match=message):

@@ -26,6 +26,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "averaged": {"references": [1, 4], "body_weight": 0.0},
     "attention": {"references": [4], "aggregation": "self_attention", "body_weight": 0.0},
     "body": {"references": [4], "target_pose": True},
+    "other_body": {"references": [4], "target_pose": True, "other_body": True},
     "off": {"references": [4], "face_weight": 0.0, "body_weight": 0.0},
 }
 
@@ -66,7 +67,7 @@ def test_every_method_draws_every_picture_in_its_own_way(drawn: Drawn) -> None:
     found = drawn[2]
     assert all(pictures.shape == (2 * PEOPLE, SIDE, SIDE, 3) for pictures in found.values())
     by_name = {name.removesuffix("/guidance_3/seed_0"): pictures for name, pictures in found.items()}
-    assert len(by_name) == 1 + 4 + 1 + 1 + 1
+    assert len(by_name) == 1 + 4 + 1 + 1 + 1 + 1
     assert (by_name["base/run_0/0_photos"] == by_name["off/run_0/4_photos"]).all()
     different = [name for name in by_name if name != "off/run_0/4_photos"]
     for place, one in enumerate(different):

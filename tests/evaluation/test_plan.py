@@ -43,6 +43,17 @@ def test_corrupted_references_are_the_last_ones(toy: Toy, tmp_path: Path) -> Non
         assert [photo.path in own for photo in photos] == [True, True, False, False]
 
 
+def test_another_body_is_that_of_one_other_person(toy: Toy, tmp_path: Path) -> None:
+    methods = {name: {"adapter": "a", "references": [4], "other_body": name == "other"} for name in ("own", "other")}
+    settings = toy.settings(tmp_path, methods)
+    plan = toy.plan(settings)
+    for request in plan.requests:
+        own, other = (plan.body_references(request, settings.methods[name], 4) for name in methods)
+        assert own == plan.references(request, settings.methods["other"], 4)
+        people = [person for person in plan.people if set(other) <= set(person.photos)]
+        assert len(set(other)) == 4 and len(people) == 1 and people[0] is not request.person
+
+
 def test_prompts_in_turn(toy: Toy, tmp_path: Path) -> None:
     drawing = {"prompts": ["one", "two", "three"], "pictures": 3, "people": 2}
     plan = toy.plan(toy.settings(tmp_path, {"base": {}}, drawing=drawing))
