@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from pydantic import ConfigDict, TypeAdapter
 from torch import nn
 
@@ -30,7 +31,7 @@ from .checkpoint import (
     read_metadata,
     read_state_dict,
 )
-from .files import read_description, write_safetensors
+from .files import in_precision, read_description, write_safetensors
 
 FORMAT = 1
 """Version of the file layout; a reader refuses files of a later one."""
@@ -83,6 +84,7 @@ def write_adapter(
     image_encoder: str,
     training: dict[str, Any] | None = None,
     lora: Lora | None = None,
+    dtype: torch.dtype | None = None,
 ) -> None:
     """Write an adapter file; an existing file is replaced in one step, or stays as it was.
 
@@ -90,6 +92,7 @@ def write_adapter(
         path: ends in .safetensors.
         base_model, image_encoder, training: see `AdapterConfig`.
         lora: see `AdapterFile`.
+        dtype: of the file's tensors; each as it is if not given.
 
     Raises:
         ValueError: another ending.
@@ -105,7 +108,8 @@ def write_adapter(
         "modelspec.implementation": "bolid",
         "modelspec.title": "BoLID adapter",
     }
-    write_safetensors(path, adapter.state_dict() | lora_state_dict(lora or {}), metadata=metadata)
+    tensors = adapter.state_dict() | lora_state_dict(lora or {})
+    write_safetensors(path, tensors if dtype is None else in_precision(tensors, dtype), metadata=metadata)
 
 
 def read_adapter(path: str | Path, *, faceid_plus_shortcut: bool = True, operations: Any = nn) -> AdapterFile:

@@ -42,10 +42,10 @@ def write_safetensors(path: str | Path, tensors: dict[str, torch.Tensor], *, met
         temporary.unlink(missing_ok=True)
 
 
-def halved(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Copies in half precision; whole numbers stay as they are."""
+def in_precision(tensors: dict[str, torch.Tensor], dtype: torch.dtype) -> dict[str, torch.Tensor]:
+    """Copies in this precision; whole numbers stay as they are."""
     return {
-        key: tensor.to(torch.float16 if tensor.is_floating_point() else tensor.dtype, copy=True)
+        key: tensor.to(dtype if tensor.is_floating_point() else tensor.dtype, copy=True)
         for key, tensor in tensors.items()
     }
 

@@ -19,7 +19,7 @@ from torch import nn
 from torch.nn import functional
 
 from .checkpoint import read_metadata, read_state_dict
-from .files import halved, read_description, tensor_problems, write_safetensors
+from .files import in_precision, read_description, tensor_problems, write_safetensors
 from .keypoints import JOINTS
 
 FORMAT = 1
@@ -272,7 +272,7 @@ def write_keypoint_network(
         "modelspec.implementation": "bolid",
         "modelspec.title": "BoLID keypoint network",
     }
-    write_safetensors(path, halved(network.state_dict()), metadata=metadata)
+    write_safetensors(path, in_precision(network.state_dict(), torch.float16), metadata=metadata)
 
 
 def read_keypoint_network(path: str | Path) -> KeypointNetworkFile:

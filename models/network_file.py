@@ -15,7 +15,7 @@ import torch
 from pydantic import ConfigDict, TypeAdapter
 
 from .checkpoint import read_metadata, read_state_dict
-from .files import halved, read_description, write_safetensors
+from .files import in_precision, read_description, write_safetensors
 
 FORMAT = 1
 """Version of the file layout; a reader refuses files of a later one."""
@@ -87,7 +87,7 @@ def write_network(
         "modelspec.implementation": "bolid",
         "modelspec.title": f"BoLID people world: {network}",
     }
-    write_safetensors(path, halved(state_dict), metadata=metadata)
+    write_safetensors(path, in_precision(state_dict, torch.float16), metadata=metadata)
 
 
 def read_network(path: str | Path, network: str) -> NetworkFile:

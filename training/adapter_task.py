@@ -18,6 +18,7 @@ from ..models.adapter_file import write_adapter
 from ..models.keypoint_network import read_keypoint_network
 from .adapter_step import AdapterStep, LossNetworks, initial_adapter
 from .base import (
+    DTYPES,
     Denoiser,
     autoencoder_fingerprint,
     image_encoder_config,
@@ -265,6 +266,7 @@ class AdapterTask:
             base_model=self._config.base.family or self._denoiser.family,
             image_encoder=self._encoder_name,
             training=training,
+            dtype=DTYPES[self._config.adapter.save_precision],
         )
 
     def _loss_networks(self) -> LossNetworks:

@@ -92,6 +92,7 @@ class AdapterSettings(Section):
         inner_dim, depth: of a fresh resampler ("plus").
         aggregator_depth: self-attention blocks; 0 averages the photos. 2 for method "self_attention", otherwise 0, if
             not given.
+        save_precision: of the weights in the result's file.
         body: sizes of the body branch, where the method has one.
     """
 
@@ -101,6 +102,7 @@ class AdapterSettings(Section):
     inner_dim: Annotated[int, Field(ge=64, multiple_of=64)] = 768
     depth: Count = 4
     aggregator_depth: Annotated[int, Field(ge=0, le=8)] | None = None
+    save_precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     body: BodySettings = BodySettings()
 
 

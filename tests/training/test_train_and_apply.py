@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import shutil
 from collections.abc import Callable
@@ -207,6 +208,18 @@ def test_the_file_holds_what_was_trained(run: Run) -> None:
     assert config.training["steps"] == run.config.run.steps
     assert config.training["train"]["people"] == len(run.people.train)
     assert config.training["settings"]["method"] == run.config.method
+
+
+@pytest.mark.parametrize(("precision", "dtype"), [("fp16", torch.float16), ("bf16", torch.bfloat16)])
+def test_the_file_may_have_another_precision(run: Run, tmp_path: Path, precision: str, dtype: torch.dtype) -> None:
+    adapter = run.config.adapter.model_copy(update={"save_precision": precision})
+    task, path = copy.copy(run.task), tmp_path / "mine.safetensors"
+    task._config = run.config.model_copy(update={"adapter": adapter})
+    task.write_result(path, {})
+    found = read_adapter(path).adapter.state_dict()
+    for name, tensor in task.module.adapter.state_dict().items():
+        assert tensor.dtype == torch.float32
+        assert found[name].dtype == dtype and torch.equal(found[name], tensor.to(dtype)), name
 
 
 def test_the_loader_lists_and_loads_the_file(run: Run, models_dir: Path) -> None:
