@@ -7,6 +7,12 @@ from pathlib import Path
 
 import folder_paths
 
+from ..catalogue.folders import download_command
+from ..catalogue.public_files import Kind, probable, readable_size
+from ..catalogue.recognise import adapter_facts
+from ..hosts.comfyui import LoadedAdapter
+from ..models.checkpoint import read_metadata
+
 ADAPTER_FOLDERS = ("bolid", "ipadapter")
 POSE_MODEL_FOLDER, POSE_MODEL_EXTENSION = "mediapipe", ".task"
 AESTHETIC_FOLDER = "aesthetic"
@@ -43,6 +49,7 @@ def pose_model_path(name: str) -> str:
         raise FileNotFoundError(
             f"The pose model {name!r} was not found. Put a pose_landmarker .task file into "
             f"{os.path.join(folder_paths.models_dir, POSE_MODEL_FOLDER)}, or set pose_model to 'bundled'."
+            + _how_to_get(name, "pose model")
         )
     return path
 
@@ -71,7 +78,33 @@ def missing_adapter_message(name: str | None) -> str:
     folders = " or ".join(os.path.join(folder_paths.models_dir, folder) for folder in ADAPTER_FOLDERS)
     available = adapter_names()
     listed = f"Available are: {', '.join(available)}." if available else "These folders hold no adapter yet."
-    return f"Adapter {name!r} was not found. Put IP-Adapter or BoLID files into {folders}. {listed}"
+    return f"Adapter {name!r} was not found. Put IP-Adapter or BoLID files into {folders}. {listed}" + _how_to_get(
+        name or "", "adapter"
+    )
+
+
+def adapter_text(path: str, adapter: LoadedAdapter) -> str:
+    """What a loaded adapter is and needs, for the node that loaded it."""
+    facts = adapter_facts(
+        adapter.adapter.layout,
+        has_lora=bool(adapter.lora),
+        written_by_bolid="bolid.format" in read_metadata(path),
+        is_version_known=True,  # the node has a choice for it
+    )
+    return facts.what + (f"\nneeds {', '.join(facts.needs)}" if facts.needs else "")
+
+
+def _how_to_get(name: str, kind: Kind) -> str:
+    """Which public file a name probably means, and how to get it; empty where there is none."""
+    file = probable(name, kind)
+    if file is None:
+        return ""
+    models = Path(folder_paths.models_dir)
+    needs = f" It needs {' and '.join(file.needs)} beside it." if file.needs else ""
+    return (
+        f" It is probably the public file {file.file} ({readable_size(file.size)}), which belongs into "
+        f"{file.target(models).parent}.{needs} To download it: {download_command(file.name, models=models)}"
+    )
 
 
 def aesthetic_models() -> list[str]:
@@ -93,7 +126,7 @@ def aesthetic_model_path(name: str | None) -> str:
         listed = f"Available are: {', '.join(available)}." if available else "The folder holds none yet."
         raise FileNotFoundError(
             f"{missing} Put a file such as LAION's sac+logos+ava1-l14-linearMSE into {folder}, press R and choose it "
-            f"as aesthetic_model. {listed}"
+            f"as aesthetic_model. {listed}" + _how_to_get(name or "", "aesthetic model")
         )
     return path
 
@@ -106,5 +139,6 @@ def insightface_root() -> str:
 def insightface_packs() -> list[str]:
     """Model packs that are there, or could be: the public ones come first."""
     models = Path(insightface_root(), "models")
-    found = sorted(path.name for path in models.iterdir() if path.is_dir()) if models.is_dir() else []
+    there = models.iterdir() if models.is_dir() else ()
+    found = sorted(path.name for path in there if path.is_dir() and not path.name.startswith("."))
     return list(dict.fromkeys(["buffalo_l", "antelopev2", *found]))
