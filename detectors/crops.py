@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 
@@ -16,6 +18,12 @@ FACE_MARGIN = 0.3
 
 PERSON_MARGIN = 0.0
 """The person detectors' boxes have room around the body already."""
+
+NEARLY_SQUARE = 1.15
+"""Two tiles of a photo that is not longer than this, compared with its shorter side, would show nearly the same."""
+
+MAX_TILES = 8
+"""Of longer photos the middle is covered."""
 
 
 def rgb(image: torch.Tensor) -> torch.Tensor:
@@ -56,6 +64,28 @@ def square_box(
     left = _placed((x0 + x1) / 2, side, width)
     top = _placed((y0 + y1) / 2, side, height)
     return left, top, left + side, top + side
+
+
+def square_tiles(image_size: tuple[int, int]) -> list[tuple[int, int, int, int]]:
+    """Squares as large as fit into a picture that cover it, from left to right or from top to bottom.
+
+    As few as will do, evenly spaced, so that they overlap. A nearly square picture has one, its middle.
+
+    Args:
+        image_size: height and width of the picture.
+
+    Returns:
+        x0, y0, x1, y1 each; at most `MAX_TILES`.
+    """
+    height, width = image_size
+    side, length = min(image_size), max(image_size)
+    count = 1 if length <= NEARLY_SQUARE * side else min(MAX_TILES, math.ceil(length / side))
+    room = min(length, count * side) - side  # how far the last one lies from the first one
+    first = (length - side - room) // 2
+    starts = [first + (round(step * room / (count - 1)) if count > 1 else 0) for step in range(count)]
+    if width >= height:
+        return [(start, 0, start + side, side) for start in starts]
+    return [(0, start, side, start + side) for start in starts]
 
 
 def _placed(centre: float, side: int, length: int) -> int:

@@ -6,7 +6,7 @@ import contextlib
 import io
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -53,6 +53,11 @@ class Face:
         x0, y0, x1, y1 = self.box
         return max(0.0, x1 - x0) * max(0.0, y1 - y0)
 
+    @property
+    def centre(self) -> tuple[float, float]:
+        x0, y0, x1, y1 = self.box
+        return (x0 + x1) / 2, (y0 + y1) / 2
+
 
 class FaceDetector(Protocol):
     """Anything that finds faces."""
@@ -65,6 +70,34 @@ class FaceDetector(Protocol):
 def largest_first(faces: list[Face]) -> list[Face]:
     """The order in which detectors return faces."""
     return sorted(faces, key=lambda face: face.area, reverse=True)
+
+
+# By what faces are counted: a face and the picture's (height, width) -> what is smallest for the first one.
+FACE_CHOICES: dict[str, Callable[[Face, tuple[int, int]], float]] = {
+    "largest": lambda face, size: -face.area,
+    "most_central": lambda face, size: math.dist(face.centre, (size[1] / 2, size[0] / 2)),
+    "left_to_right": lambda face, size: face.centre[0],
+    "right_to_left": lambda face, size: -face.centre[0],
+    "top_to_bottom": lambda face, size: face.centre[1],
+}
+
+
+def in_order(faces: Sequence[Face], choice: str, *, image_size: tuple[int, int]) -> list[Face]:
+    """Faces in the order of one of `FACE_CHOICES`; equal ones stay as they were.
+
+    Args:
+        image_size: height and width of the picture.
+    """
+    return sorted(faces, key=lambda face: FACE_CHOICES[choice](face, image_size))
+
+
+def without_repetitions(faces: Sequence[Face]) -> list[Face]:
+    """Each face once, by the first of its boxes."""
+    kept: list[Face] = []
+    for face in faces:
+        if not any(_is_same(face, other) for other in kept):
+            kept.append(face)
+    return kept
 
 
 class MediaPipeFaceDetector:
@@ -185,8 +218,74 @@ DETECTION_SIZES = (640, 320, 128)
 640 and 128."""
 
 
-class InsightFaceAnalysis:
-    """insightface: faces with five keypoints and ArcFace vectors (`BOLID_FACE_ANALYSIS`). Never downloads.
+class InsightFaceDetector:
+    """Faces with five keypoints and ArcFace vectors, by an insightface that is loaded already.
+
+    This is how insightface of other node packs is used: they hand out `insightface.app.FaceAnalysis` itself. They also
+    set its detection size while they work, so none of what is set there counts here, and nothing is set.
+
+    Args:
+        analysis: insightface's `FaceAnalysis`.
+
+    Raises:
+        ValueError: something else, or one without a recognition model.
+    """
+
+    def __init__(self, analysis: Any):
+        models, detector = getattr(analysis, "models", None), getattr(analysis, "det_model", None)
+        if not isinstance(models, Mapping) or detector is None:
+            raise ValueError(
+                f"face_analysis is a {type(analysis).__name__}; expected insightface's FaceAnalysis with its models "
+                "loaded. Connect BoLIDFaceAnalysisLoader, or the InsightFace loader of another pack."
+            )
+        if "recognition" not in models:
+            raise ValueError(
+                "The insightface at face_analysis was loaded without its recognition model, so faces have no vectors. "
+                "Connect BoLIDFaceAnalysisLoader, or a loader that loads the whole pack."
+            )
+        self._analysis = analysis
+
+    def detect(self, image: np.ndarray) -> list[Face]:
+        """See `FaceDetector.detect`; every face has keypoints and an embedding."""
+        if max(image.shape[:2]) > min(DETECTION_SIZES) * min(image.shape[:2]):
+            return []  # thinner than one pixel once it is fitted in; insightface fails on it
+        pixels = np.ascontiguousarray(image[..., ::-1])  # insightface reads BGR
+        for size in self._sizes():
+            found = self._detect_at(pixels, size)
+            if found:
+                return largest_first(found)
+        return []
+
+    def _sizes(self) -> list[tuple[int, int]]:
+        """(width, height) of the pictures that the detector can be given; some models have but one."""
+        detector = self._analysis.det_model
+        *_, height, width = detector.session.get_inputs()[0].shape
+        of_session = (width, height) if isinstance(height, int) and isinstance(width, int) else None
+        # insightface 2 may open a session per size, of a model that takes any.
+        fixed = getattr(detector, "static_input_size", of_session)
+        return [fixed] if fixed is not None else [(size, size) for size in DETECTION_SIZES]
+
+    def _detect_at(self, pixels: np.ndarray, size: tuple[int, int]) -> list[Face]:
+        from insightface.app.common import Face as InsightFace
+
+        boxes, keypoints = self._analysis.det_model.detect(pixels, input_size=size)
+        faces = []
+        for box, points in zip(boxes, keypoints, strict=True):
+            face = InsightFace(bbox=box[:4], kps=points, det_score=box[4])
+            self._analysis.models["recognition"].get(pixels, face)
+            faces.append(
+                Face(
+                    box=tuple(map(float, box[:4])),
+                    score=float(box[4]),
+                    keypoints=np.asarray(points, dtype=np.float32),
+                    embedding=np.asarray(face.normed_embedding, dtype=np.float32),
+                )
+            )
+        return faces
+
+
+class InsightFaceAnalysis(InsightFaceDetector):
+    """insightface with a pack of ours (`BOLID_FACE_ANALYSIS`). Never downloads.
 
     Args:
         root: folder that holds models/<model_pack>.
@@ -225,13 +324,13 @@ class InsightFaceAnalysis:
             )
         try:
             with contextlib.redirect_stdout(io.StringIO()):  # insightface prints what it loads
-                self._analysis = FaceAnalysis(
+                analysis = FaceAnalysis(
                     name=str(folder),
                     root=str(root),
                     allowed_modules=["detection", "recognition"],
                     providers=[PROVIDERS[provider]],
                 )
-                self._analysis.prepare(ctx_id=-1 if provider == "CPU" else 0, det_size=(DETECTION_SIZES[0],) * 2)
+                analysis.prepare(ctx_id=-1 if provider == "CPU" else 0, det_size=(DETECTION_SIZES[0],) * 2)
         except AssertionError as error:  # how insightface says it
             raise RuntimeError(f"The insightface pack in {folder} has no face detection model.") from error
         except Exception as error:  # onnxruntime's own kinds, which share no base class
@@ -239,9 +338,9 @@ class InsightFaceAnalysis:
                 f"The insightface pack in {folder} cannot be read ({error}). A file may be an incomplete download; "
                 "unpack the pack's .zip again."
             ) from error
-        if "recognition" not in self._analysis.models:
+        if "recognition" not in analysis.models:
             raise RuntimeError(f"The insightface pack in {folder} has no recognition model; FaceID adapters need one.")
-        for model in self._analysis.models.values():
+        for model in analysis.models.values():
             # onnxruntime falls back to the CPU with no more than a warning where a device's libraries are missing.
             if model.session.get_providers()[0] != PROVIDERS[provider]:
                 raise RuntimeError(
@@ -249,32 +348,4 @@ class InsightFaceAnalysis:
                     "libraries are missing or of another version (ComfyUI's log names them). Install those that this "
                     "onnxruntime needs, or choose CPU as provider."
                 )
-
-    def detect(self, image: np.ndarray) -> list[Face]:
-        """See `FaceDetector.detect`; every face has keypoints and an embedding."""
-        if max(image.shape[:2]) > min(DETECTION_SIZES) * min(image.shape[:2]):
-            return []  # thinner than one pixel once it is fitted in; insightface fails on it
-        pixels = np.ascontiguousarray(image[..., ::-1])  # insightface reads BGR
-        for size in DETECTION_SIZES:
-            found = self._detect_at(pixels, size)
-            if found:
-                return largest_first(found)
-        return []
-
-    def _detect_at(self, pixels: np.ndarray, size: int) -> list[Face]:
-        from insightface.app.common import Face as InsightFace
-
-        boxes, keypoints = self._analysis.det_model.detect(pixels, input_size=(size, size))
-        faces = []
-        for box, points in zip(boxes, keypoints, strict=True):
-            face = InsightFace(bbox=box[:4], kps=points, det_score=box[4])
-            self._analysis.models["recognition"].get(pixels, face)
-            faces.append(
-                Face(
-                    box=tuple(map(float, box[:4])),
-                    score=float(box[4]),
-                    keypoints=np.asarray(points, dtype=np.float32),
-                    embedding=np.asarray(face.normed_embedding, dtype=np.float32),
-                )
-            )
-        return faces
+        super().__init__(analysis)

@@ -8,6 +8,8 @@ that belong to this one sampling run. When it ends, for whatever reason, K', V' 
 
 from __future__ import annotations
 
+import logging
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -28,6 +30,9 @@ from ..models.adapter_file import read_adapter
 from ..models.branch import CONDITIONAL, UNCONDITIONAL, Branch
 from ..models.checkpoint import Lora
 from ..models.cross_attention import CrossAttentionLayer, KeyValue, add_branch_by_role
+from ..models.weight_schedule import schedule_factor
+
+logger = logging.getLogger(__name__)
 
 WRAPPER_KEY = "bolid"
 
@@ -62,9 +67,7 @@ def load_adapter(path: str | Path, *, faceid_plus_shortcut: bool = True) -> Load
     return in_comfyuis_care(file.adapter, name=Path(path).name, lora=file.lora)
 
 
-def in_comfyuis_care(
-    adapter: Adapter, *, name: str, lora: Lora | None = None
-) -> LoadedAdapter:
+def in_comfyuis_care(adapter: Adapter, *, name: str, lora: Lora | None = None) -> LoadedAdapter:
     """Hand an adapter's weights to ComfyUI's memory management."""
     # CoreModelPatcher is looked up when it is needed: ComfyUI's main reassigns it.
     patcher = comfy.model_patcher.CoreModelPatcher(
@@ -159,6 +162,12 @@ def attach(
     return model
 
 
+def is_attached(model: comfy.model_patcher.ModelPatcher, adapter: LoadedAdapter) -> bool:
+    """Whether `model` samples with branches of this adapter already."""
+    bindings = model.get_wrappers(WrappersMP.OUTER_SAMPLE, WRAPPER_KEY)
+    return any(binding.adapter is adapter for binding in bindings)
+
+
 def add_faceid_lora(
     model: comfy.model_patcher.ModelPatcher,
     adapter: LoadedAdapter,
@@ -179,45 +188,80 @@ def add_faceid_lora(
     model.add_patches(comfy.lora.load_lora(lora, targets, log_missing=False), strength)
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@dataclass(kw_only=True, eq=False)
 class _LateBinding:
-    """The OUTER_SAMPLE wrapper: stateless, so one MODEL can be sampled again and in parallel."""
+    """The OUTER_SAMPLE wrapper: keeps nothing of a run, so one MODEL can be sampled again and in parallel."""
 
     adapter: LoadedAdapter
     addresses: tuple[LayerAddress, ...]
     branches: tuple[Branch, ...]
+    logged: bool = False
 
-    def __call__(self, executor: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
-        run = _SamplingRun(executor.class_obj, self)
+    def __call__(self, executor: Any, noise: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        run = _SamplingRun(executor.class_obj, self, noise.shape[0])
+        if not self.logged:
+            logger.info("BoLID: %s: %s", self.adapter.name, ", ".join(map(self._described, self.branches)))
+            self.logged = True
         try:
-            return executor(*args, **kwargs)
+            return executor(noise, *args, **kwargs)
         finally:
             run.close()
 
+    def _described(self, branch: Branch) -> str:
+        weights = [weight for weight in branch.layer_weights.values() if weight != 0]
+        spread = dict.fromkeys((f"{min(weights):.3g}", f"{max(weights):.3g}"))
+        return f"{branch.name} at {' to '.join(spread)} in {len(weights)} of {len(self.addresses)} layers"
+
 
 class _SamplingRun:
-    """The branches of one sampling run: K', V' and what changes from step to step."""
+    """The branches of one sampling run: K', V' and what changes from step to step.
 
-    def __init__(self, guider: Any, binding: _LateBinding):
+    Args:
+        pictures: size of the batch.
+    """
+
+    def __init__(self, guider: Any, binding: _LateBinding, pictures: int):
         self._guider = guider
         self._branches = binding.branches
+        self._pictures = pictures
         model_sampling = guider.model_patcher.get_model_object("model_sampling")
         self._sigmas = [
-            None
-            if branch.start_percent <= 0 and branch.end_percent >= 1
-            else tuple(map(model_sampling.percent_to_sigma, (branch.start_percent, branch.end_percent)))
+            (
+                math.inf if branch.start_percent <= 0 else float(model_sampling.percent_to_sigma(branch.start_percent)),
+                0.0 if branch.end_percent >= 1 else float(model_sampling.percent_to_sigma(branch.end_percent)),
+            )
             for branch in binding.branches
         ]
         self._active = [True] * len(binding.branches)
+        self._factors: list[torch.Tensor | None] = [None] * len(binding.branches)
         self._latent_size: tuple[int, int] = (0, 0)
+        # Guiders order their conditionings differently, and context windows make lists of their own; the entries keep
+        # their ids, and what the guider calls a list says what it is.
+        self._role_of = {
+            entry["uuid"]: UNCONDITIONAL if "negative" in name else CONDITIONAL
+            for name, conditioning in guider.conds.items()
+            for entry in conditioning or ()
+        }
         self._roles: list[int] = []
         self._masks: dict[Any, torch.Tensor] = {}
+        self._rows: dict[Any, torch.Tensor] = {}
         device, dtype = loaded_device(binding.adapter), guider.model_patcher.model.get_dtype_inference()
         with torch.no_grad():
             self._key_values = {
                 (device, dtype): [branch.key_values(device=device, dtype=dtype) for branch in binding.branches]
             }
+        self._check_pictures()
         self._bind(binding)
+
+    def _check_pictures(self) -> None:
+        (by_branch,) = self._key_values.values()
+        photos = max(kept.key.shape[0] for layers in by_branch for by_role in layers.values() for kept in by_role)
+        if photos > self._pictures:
+            raise ValueError(
+                f"There is one photo per picture, but {photos} photos for {self._pictures} pictures. Make the batch of "
+                f"'Empty Latent Image' {photos} pictures, give MultiRefImageEncoder fewer photos, or set method of "
+                "PoolingAggregator to something else than 'per_picture'."
+            )
 
     def _bind(self, binding: _LateBinding) -> None:
         options = self._guider.model_options
@@ -236,22 +280,31 @@ class _SamplingRun:
     def close(self) -> None:
         self._key_values.clear()
         self._masks.clear()
+        self._rows.clear()
 
     def _before_evaluation(
         self, executor: Any, model: Any, conds: list, x_in: torch.Tensor, timestep: torch.Tensor, model_options: dict
     ) -> Any:
-        """Once per model evaluation: which branches act, and which conditionings are unconditional."""
-        if any(self._sigmas):
+        """Once per model evaluation: which branches act, how strongly, and which conditionings are unconditional."""
+        if any(limits != (math.inf, 0.0) for limits in self._sigmas):
             sigma = float(timestep[0])
-            self._active = [sigmas is None or sigmas[1] <= sigma <= sigmas[0] for sigmas in self._sigmas]
+            self._active = [end <= sigma <= start for start, end in self._sigmas]
+        self._factors = [
+            None
+            if branch.weight_schedule == "constant"
+            else schedule_factor(
+                branch.weight_schedule,
+                timestep[0],
+                model_options["transformer_options"]["sample_sigmas"].to(timestep),
+                sigma_start=start,
+                sigma_end=end,
+            ).view(1, 1, 1)
+            for branch, (start, end) in zip(self._branches, self._sigmas, strict=True)
+        ]
         self._latent_size = (x_in.shape[-2], x_in.shape[-1])
-        # Guiders order their conditionings differently, so a list is recognised by what the guider calls it.
-        negative = [conditioning for name, conditioning in self._guider.conds.items() if "negative" in name]
-        known = list(self._guider.conds.values())
         self._roles = [
-            (UNCONDITIONAL if any(given is conditioning for conditioning in negative) else CONDITIONAL)
-            if any(given is conditioning for conditioning in known)
-            else (CONDITIONAL if position == 0 else UNCONDITIONAL)
+            # The first entry is the list's own; those of other lists may follow, to cover their areas.
+            self._role_of.get(given[0]["uuid"] if given else None, UNCONDITIONAL if position else CONDITIONAL)
             for position, given in enumerate(conds)
         ]
         return executor(model, conds, x_in, timestep, model_options)
@@ -271,15 +324,49 @@ class _SamplingRun:
         roles = [self._roles[number] for number in extra_options["cond_or_uncond"]]
         for number, key_values in enumerate(self._key_values_for(query)):
             if self._active[number] and index in key_values:
+                mask, factor = self._mask_for_batch(number, query, extra_options), self._factors[number]
+                if factor is not None:
+                    mask = factor.to(query) if mask is None else mask * factor.to(query)
                 hidden_states = add_branch_by_role(
                     hidden_states,
                     query,
-                    key_values[index],
+                    [self._of_pictures(kept, query, extra_options) for kept in key_values[index]],
                     roles,
                     branch_attention,
-                    mask=self._mask_for_batch(number, query, extra_options),
+                    mask=mask,
                 )
         return hidden_states
+
+    def _of_pictures(self, key_value: KeyValue, query: torch.Tensor, extra_options: dict[str, Any]) -> KeyValue:
+        """K', V' of the pictures in this call, where each has its own; the last one serves all that follow."""
+        last = key_value.key.shape[0] - 1
+        if last == 0:
+            return key_value
+        places = self._places(query, extra_options)
+        cache_key = (places, last, query.device)
+        if cache_key not in self._rows:
+            self._rows[cache_key] = torch.tensor([min(place, last) for place in places], device=query.device)
+        return key_value.map(lambda x: x[self._rows[cache_key]])
+
+    def _places(self, query: torch.Tensor, extra_options: dict[str, Any]) -> tuple[int, ...]:
+        """Which pictures of the batch this call computes, for each of its conditionings.
+
+        That is all of them, but for context windows, which take a part of the batch at a time.
+        """
+        window = extra_options.get("context_window")
+        places = (extra_options.get("ad_params") or {}).get("sub_idxs")  # AnimateDiff-Evolved tells it in this way
+        if window is not None and window.dim == 0:
+            places = window.get_tensor(torch.arange(window.total_frames)).tolist()
+        elif places is None:
+            places = range(self._pictures)
+        pictures = query.shape[0] // len(extra_options["cond_or_uncond"])
+        if len(places) != pictures:
+            raise RuntimeError(
+                f"What belongs to each picture of the batch (photos, masks) cannot be placed: another node computes "
+                f"{pictures} pictures at once where {len(places)} were expected, and does not say which. Remove that "
+                "node, or use one photo and one mask for all pictures."
+            )
+        return tuple(places)
 
     def _key_values_for(self, query: torch.Tensor) -> list[dict[int, list[KeyValue]]]:
         """K', V' by branch, layer and role, where and in what this layer computes.
@@ -294,9 +381,7 @@ class _SamplingRun:
             ]
         return self._key_values[place]
 
-    def _mask_for_batch(
-        self, number: int, query: torch.Tensor, extra_options: dict[str, Any]
-    ) -> torch.Tensor | None:
+    def _mask_for_batch(self, number: int, query: torch.Tensor, extra_options: dict[str, Any]) -> torch.Tensor | None:
         """The branch's mask at this layer's resolution: [b, n, 1], or None."""
         mask = self._branches[number].mask
         if mask is None:
@@ -308,17 +393,13 @@ class _SamplingRun:
                 f"{height}×{width} to {query.shape[1]} (token merging does this). Remove that node or the mask."
             )
         areas = tuple(self._area(uuid) for uuid in extra_options["uuids"])
-        cache_key = (number, height, width, areas, query.shape[0], self._latent_size, query.device)
+        pictures = query.shape[0] // len(areas)
+        places = (0,) * pictures if mask.shape[0] == 1 else self._places(query, extra_options)
+        cache_key = (number, height, width, areas, places, self._latent_size, query.device)
         if cache_key not in self._masks:
             self._masks[cache_key] = torch.cat(
                 [
-                    _mask_for_area(
-                        mask,
-                        area=area,
-                        latent_size=self._latent_size,
-                        size=(height, width),
-                        batch=query.shape[0] // len(areas),
-                    )
+                    _mask_for_area(mask, area=area, latent_size=self._latent_size, size=(height, width), places=places)
                     for area in areas
                 ]
             ).to(query)
@@ -354,9 +435,13 @@ def _mask_for_area(
     area: tuple[int, int, int, int] | None,
     latent_size: tuple[int, int],
     size: tuple[int, int],
-    batch: int,
+    places: Sequence[int],
 ) -> torch.Tensor:
-    """Resize a mask [m, H, W] to the latent, cut out the area, and resize that to `size`: [batch, h·w, 1]."""
+    """Resize a mask [m, H, W] to the latent, cut out the area, and resize that to `size`: [b, h·w, 1].
+
+    Args:
+        places: the b pictures' places in the batch; fewer masks than pictures start again.
+    """
 
     def resize(x: torch.Tensor, to: tuple[int, int]) -> torch.Tensor:
         # Averages over areas: an edge between two regions stays an edge.
@@ -367,5 +452,4 @@ def _mask_for_area(
         height, width, y, x = area
         resized = resized[:, :, y : y + height, x : x + width]
     resized = resize(resized, size)
-    repeats = -(-batch // resized.shape[0])
-    return resized.repeat(repeats, 1, 1, 1)[:batch].flatten(1).unsqueeze(-1)
+    return resized[[place % resized.shape[0] for place in places]].flatten(1).unsqueeze(-1)

@@ -78,12 +78,12 @@ class AttachedBranches:
         """Compute K', V' of the branches once, for batches made of these roles, until the next call.
 
         Args:
-            branches: see `Branch`; schedule and mask belong to the ComfyUI host and must be unset.
+            branches: see `Branch`; schedule, mask and tokens per picture belong to the ComfyUI host and must be unset.
             roles: `UNCONDITIONAL` or `CONDITIONAL` for each of the batch's equal parts; (0, 1) for diffusers'
                 classifier-free guidance.
 
         Raises:
-            ValueError: a branch with a schedule or a mask.
+            ValueError: a branch with a schedule, a mask or tokens per picture.
         """
         self._set([self._key_values(branch) for branch in branches], roles=roles)
 
@@ -95,7 +95,7 @@ class AttachedBranches:
             roles: see `condition`.
 
         Raises:
-            ValueError: a branch with a schedule or a mask.
+            ValueError: a branch with a schedule, a mask or tokens per picture.
         """
         self._set(
             [_batched([self._key_values(branch) for branch in branches]) for branches in zip(*rows, strict=True)],
@@ -103,9 +103,19 @@ class AttachedBranches:
         )
 
     def _key_values(self, branch: Branch) -> dict[int, list[KeyValue]]:
-        if branch.mask is not None or branch.start_percent > 0 or branch.end_percent < 1:
-            raise ValueError("The diffusers host takes branches without mask and without start and end percent.")
-        return branch.key_values(device=self._unet.device, dtype=self._unet.dtype)
+        throughout = branch.start_percent <= 0 and branch.end_percent >= 1 and branch.weight_schedule == "constant"
+        if branch.mask is not None or not throughout:
+            raise ValueError(
+                "The diffusers host takes branches without mask, without start and end percent and with a constant "
+                "weight_schedule."
+            )
+        key_values = branch.key_values(device=self._unet.device, dtype=self._unet.dtype)
+        if any(kept.key.shape[0] > 1 for by_role in key_values.values() for kept in by_role):
+            raise ValueError(
+                "The diffusers host takes branches with the same tokens for every picture. Give each picture branches "
+                "of its own: condition_each."
+            )
+        return key_values
 
     def _set(self, key_values: list[dict[int, list[KeyValue]]], *, roles: Sequence[int]) -> None:
         self._condition.key_values, self._condition.roles = key_values, roles

@@ -97,27 +97,35 @@ class Adapter(nn.Module):
         self.body_adapter = body_adapter
         self.layout = layout
 
-    def face_tokens(self, embeds: Embeds, *, device: torch.device | str, dtype: torch.dtype) -> ContextTokens:
+    def face_tokens(
+        self, embeds: Embeds, negative: Embeds | None = None, *, device: torch.device | str, dtype: torch.dtype
+    ) -> ContextTokens:
         """Context tokens of the face branch.
 
         Args:
-            embeds: checked by `check_features`.
+            embeds, negative: checked by `check_features`; `negative` takes the place of the unconditional input.
             device, dtype: where and in what the projection computes.
 
         Returns:
-            Unconditional tokens [1, t, C], and the conditional ones of all k photos side by side [1, k·t, C].
+            Unconditional tokens [1, t, C], and the conditional ones of all k photos side by side [1, k·t, C]; of embeds
+            that belong to a picture each [k, t, C]. The tokens of `negative` are laid out in the same way.
         """
         inputs: dict[str, Any] = {}
         for name in self.image_proj.inputs:
             features = getattr(embeds, name).to(device=device, dtype=dtype)
-            # Hidden states have no neutral value: their unconditional input is the encoding of a zero image.
-            zero = embeds.zero_hidden_states if name == "hidden_states" else torch.zeros_like(features[:1])
-            inputs[name] = torch.cat((zero.to(features), features))
+            if negative is not None:
+                unconditional = getattr(negative, name)
+            elif name == "hidden_states":
+                # Hidden states have no neutral value: their unconditional input is the encoding of a zero image.
+                unconditional = embeds.zero_hidden_states
+            else:
+                unconditional = torch.zeros_like(features[:1])
+            inputs[name] = torch.cat((unconditional.to(features), features))
         tokens = self.image_proj(**inputs)
-        unconditional, conditional = tokens[:1], tokens[1:]
-        if embeds.token_weights is not None:
-            conditional = conditional * embeds.token_weights.to(tokens).view(-1, 1, 1)
-        return unconditional, conditional.flatten(0, 1).unsqueeze(0)
+        return (
+            _context(tokens[: -features.shape[0]], negative or Embeds()),
+            _context(tokens[-features.shape[0] :], embeds),
+        )
 
     def body_tokens(self, body: Body, *, device: torch.device | str, dtype: torch.dtype) -> ContextTokens:
         """Context tokens of the body branch.
@@ -184,6 +192,13 @@ class Adapter(nn.Module):
                 _ENCODER_BY_HIDDEN_SIZE,
                 source="the body's image features",
             )
+
+
+def _context(tokens: torch.Tensor, embeds: Embeds) -> torch.Tensor:
+    """Tokens [k, t, C] of k photos as a layer attends to them."""
+    if embeds.token_weights is not None:
+        tokens = tokens * embeds.token_weights.to(tokens).view(-1, 1, 1)
+    return tokens if embeds.per_picture else tokens.flatten(0, 1).unsqueeze(0)
 
 
 ENCODER_BY_EMBED_DIM = {768: "CLIP ViT-L/14", 1024: "CLIP ViT-H/14", 1280: "CLIP ViT-bigG/14"}

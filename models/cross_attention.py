@@ -137,16 +137,21 @@ def add_branch(
     Args:
         hidden_states: [b, n, h], not modified.
         query: [b, n, h].
-        key_value: of batch b or 1, the branch's weight folded in; without tokens it adds nothing.
-        mask: [b or 1, n, 1] factor per position, or None for everywhere.
+        key_value: of batch 1, b or a divisor of b (one row per picture, the pictures repeated), the branch's weight
+            folded in; without tokens it adds nothing.
+        mask: [b or 1, n or 1, 1] factor per position, or None for 1 everywhere.
     """
     if key_value.key.shape[1] == 0:
         return hidden_states
-    batched = key_value.map(lambda x: x.expand(query.shape[0], -1, -1))
+    batched = key_value.map(lambda x: _of_batch(x, query.shape[0]))
     attended = attention(query, batched.key, batched.value)
     if mask is None:
         return hidden_states + attended
     return torch.addcmul(hidden_states, attended, mask)
+
+
+def _of_batch(x: torch.Tensor, batch: int) -> torch.Tensor:
+    return x.expand(batch, -1, -1) if x.shape[0] in (1, batch) else x.repeat(batch // x.shape[0], 1, 1)
 
 
 def add_branch_by_role(

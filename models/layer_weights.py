@@ -1,7 +1,9 @@
 """How strongly an adapter acts in each cross-attention layer.
 
 The weight types and the numbering of layers are those that artists know from ComfyUI_IPAdapter_plus; the style and
-composition layers of SDXL were found by InstantStyle (https://arxiv.org/abs/2404.02733).
+composition layers of SDXL were found by InstantStyle (https://arxiv.org/abs/2404.02733). The precise types keep what
+they are after by acting against the rest: in the opposed layers the photos stand on the unconditional side, from which
+guidance leads away.
 """
 
 from __future__ import annotations
@@ -14,16 +16,26 @@ from .cross_attention import CrossAttentionLayer
 SDXL_TRANSFORMERS = 11
 SD15_TRANSFORMERS = 16
 
+_COMPOSITION = {SDXL_TRANSFORMERS: {3: 1.0}, SD15_TRANSFORMERS: {4: 0.25, 5: 1.0}}
+_STYLE = {
+    SDXL_TRANSFORMERS: {6: 1.0},
+    SD15_TRANSFORMERS: dict.fromkeys((0, 1, 2, 3, 9, 10, 11, 12, 13, 14, 15), 1.0),
+}
+_STYLE_AND_COMPOSITION = {transformers: _STYLE[transformers] | _COMPOSITION[transformers] for transformers in _STYLE}
+
 # Factor by transformer index; every transformer that is not named gets 0.
 _SELECTED_TRANSFORMERS: dict[str, dict[int, dict[int, float]]] = {
-    "style transfer": {
-        SDXL_TRANSFORMERS: {6: 1.0},
-        SD15_TRANSFORMERS: dict.fromkeys((0, 1, 2, 3, 9, 10, 11, 12, 13, 14, 15), 1.0),
-    },
-    "composition": {SDXL_TRANSFORMERS: {3: 1.0}, SD15_TRANSFORMERS: {4: 0.25, 5: 1.0}},
+    "style transfer": _STYLE,
+    "composition": _COMPOSITION,
     "strong style transfer": {
-        SDXL_TRANSFORMERS: {index: 1.0 for index in range(SDXL_TRANSFORMERS) if index != 3},
-        SD15_TRANSFORMERS: {index: 1.0 for index in range(SD15_TRANSFORMERS) if index not in (4, 5)},
+        transformers: {index: 1.0 for index in range(transformers) if index not in composition}
+        for transformers, composition in _COMPOSITION.items()
+    },
+    "style and composition": _STYLE_AND_COMPOSITION,
+    "style transfer precise": _STYLE_AND_COMPOSITION,
+    "composition precise": {
+        transformers: dict.fromkeys(range(transformers), 0.1) | known
+        for transformers, known in _STYLE_AND_COMPOSITION.items()
     },
 }
 
@@ -98,6 +110,20 @@ def layer_weights(
         layer.index: 0.0 if skip_middle and layer.section == "middle" else weight * factor(layer, transformers)
         for layer in layers
     }
+
+
+def opposed_layers(layers: Sequence[CrossAttentionLayer], weight_type: str) -> frozenset[int]:
+    """Index N of the layers in which a precise weight type acts against the photos; of other types there are none.
+
+    Args:
+        layers: every cross-attention layer of the UNet, one that `layer_weights` has accepted.
+        weight_type: one of `WEIGHT_TYPES`.
+    """
+    if not weight_type.endswith(" precise"):
+        return frozenset()
+    composition = _COMPOSITION[1 + max(layer.transformer_index for layer in layers)]
+    keeps_composition = weight_type == "composition precise"
+    return frozenset(layer.index for layer in layers if (layer.transformer_index in composition) != keeps_composition)
 
 
 def _selected(factors: Mapping[int, float]) -> Callable[[CrossAttentionLayer, int], float]:

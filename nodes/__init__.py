@@ -6,20 +6,29 @@ from .adapters import BoLIDAdapterApply, BoLIDAdapterLoader
 from .aggregation import PoolingAggregator, SelfAttnAggregator
 from .body import BodyLandmarkEncoder
 from .demo import BoLIDDemoModelLoader
-from .encoding import BoLIDFaceAnalysisLoader, MultiRefImageEncoder
+from .embeds_files import BoLIDLoadEmbeds, BoLIDSaveEmbeds
+from .encoding import MultiRefImageEncoder
+from .faces import BoLIDDetectFaces, BoLIDFaceAnalysisLoader
 from .model_folders import register_model_folders
+from .noise import BoLIDNoiseReference
 from .photos import BoLIDLoadReferences
 from .ranking import BoLIDRankImages
+from .regions import BoLIDRegion
 
 NODES: list[type[io.ComfyNode]] = [
     BoLIDLoadReferences,
     BoLIDFaceAnalysisLoader,
+    BoLIDDetectFaces,
     MultiRefImageEncoder,
     PoolingAggregator,
     SelfAttnAggregator,
+    BoLIDSaveEmbeds,
+    BoLIDLoadEmbeds,
+    BoLIDNoiseReference,
     BodyLandmarkEncoder,
     BoLIDAdapterLoader,
     BoLIDAdapterApply,
+    BoLIDRegion,
     BoLIDRankImages,
     BoLIDDemoModelLoader,
 ]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import os
+from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import comfy.model_patcher
 import torch
@@ -13,11 +13,13 @@ from comfy_api.v0_0_2 import io
 
 from ..hosts.comfyui import LayerAddress, LoadedAdapter, add_faceid_lora, attach, layer_addresses, load_adapter
 from ..models.body import Body
-from ..models.branch import Branch
+from ..models.branch import Branch, TokenSource
 from ..models.cross_attention import EMBEDS_SCALINGS
-from ..models.layer_weights import WEIGHT_TYPES, layer_weights, parse_transformer_weights
+from ..models.layer_weights import WEIGHT_TYPES, layer_weights, opposed_layers, parse_transformer_weights
 from ..models.references import Embeds
-from .model_folders import adapter_names, adapter_path, missing_adapter_message
+from ..models.weight_schedule import WEIGHT_SCHEDULES
+from .model_folders import adapter_names, adapter_path, adapter_text, missing_adapter_message
+from .node_text import show_text
 from .types import CATEGORY, AdapterType, BodyType, EmbedsType
 
 
@@ -69,9 +71,9 @@ class BoLIDAdapterLoader(io.ComfyNode):
 
     @classmethod
     def execute(cls, adapter_name: str, faceid_plus_version: str = "v2") -> io.NodeOutput:
-        return io.NodeOutput(
-            load_adapter(adapter_path(adapter_name), faceid_plus_shortcut=faceid_plus_version == "v2")
-        )
+        path = adapter_path(adapter_name)
+        adapter = load_adapter(path, faceid_plus_shortcut=faceid_plus_version == "v2")
+        return io.NodeOutput(adapter, ui=show_text(adapter_text(path, adapter)))
 
 
 class BoLIDAdapterApply(io.ComfyNode):
@@ -128,7 +130,8 @@ class BoLIDAdapterApply(io.ComfyNode):
                     optional=True,
                     advanced=True,
                     tooltip="How face_weight is spread over the model's layers. 'style transfer' and 'composition' act "
-                    "in the layers known for them only.",
+                    "in the layers known for them only; the precise ones also lead away from the photos in the others "
+                    "(cfg above 1).",
                 ),
                 io.String.Input(
                     "layer_weights",
@@ -218,6 +221,31 @@ class BoLIDAdapterApply(io.ComfyNode):
                     advanced=True,
                     tooltip="Factor of body_weight per layer, as layer_weights does for the face.",
                 ),
+                io.Combo.Input(
+                    "weight_schedule",
+                    options=list(WEIGHT_SCHEDULES),
+                    default="constant",
+                    optional=True,
+                    advanced=True,
+                    tooltip="How the face's weight changes over the steps between start and end: 'ramp up' and 'ease "
+                    "in' rise from 0, 'ramp down' and 'ease out' fall to 0 (straight or smooth), 'ease in-out' is "
+                    "strongest in the middle, 'reverse in-out' weakest.",
+                ),
+                io.Combo.Input(
+                    "body_weight_schedule",
+                    options=list(WEIGHT_SCHEDULES),
+                    default="constant",
+                    optional=True,
+                    advanced=True,
+                    tooltip="How the body's weight changes from step to step, as weight_schedule does for the face.",
+                ),
+                EmbedsType.Input(
+                    "face_negative",
+                    optional=True,
+                    advanced=True,
+                    tooltip="Photos to lead away from: they take the place of the empty image on the unconditional "
+                    "side. Made as those at 'face'. No effect at cfg 1.",
+                ),
             ],
             outputs=[io.Model.Output("model", tooltip="For a sampler, or for another adapter.")],
         )
@@ -244,98 +272,166 @@ class BoLIDAdapterApply(io.ComfyNode):
         body_attn_mask: torch.Tensor | None = None,
         body_weight_type: str = "linear",
         body_layer_weights: str = "",
+        weight_schedule: str = "constant",
+        body_weight_schedule: str = "constant",
+        face_negative: Embeds | None = None,
     ) -> io.NodeOutput:
-        if face is None and body is None:
-            raise ValueError(
-                "Nothing to apply: connect the embeds of PoolingAggregator or SelfAttnAggregator to 'face', the body "
-                "of BodyLandmarkEncoder to 'body', or both."
-            )
-        _check_numbers(
-            face_weight=face_weight,
-            start_percent=start_percent,
-            end_percent=end_percent,
-            lora_strength=lora_strength,
-            body_weight=body_weight,
-            body_start_percent=body_start_percent,
-            body_end_percent=body_end_percent,
-        )
-        _check_schedule("", start_percent, end_percent, "face_weight")
-        _check_schedule("body_", body_start_percent, body_end_percent, "body_weight")
-        addresses = layer_addresses(model)
-        _check_model(adapter, addresses)
-        make_branch = partial(_branch, addresses=addresses, skip_middle=skip_middle, embeds_scaling=embeds_scaling)
-        branches = []
-        if face is not None:
-            adapter.adapter.check_features(face)
-            branches.append(
-                make_branch(
-                    tokens=partial(adapter.adapter.face_tokens, face),
-                    projections=adapter.adapter.ip_adapter,
+        return io.NodeOutput(
+            apply_adapter(
+                model,
+                adapter,
+                face=face,
+                face_settings=BranchSettings(
                     weight=face_weight,
                     start_percent=start_percent,
                     end_percent=end_percent,
-                    mask=_masks(attn_mask),
+                    mask=attn_mask,
                     weight_type=weight_type,
-                    layer_weights_text=layer_weights,
-                    prefix="",
-                )
-            )
-        if body is not None:
-            _check_body_branch(adapter)
-            adapter.adapter.check_body(body)
-            branches.append(
-                make_branch(
-                    tokens=partial(adapter.adapter.body_tokens, body),
-                    projections=adapter.adapter.body_adapter,
+                    layer_weights=layer_weights,
+                    weight_schedule=weight_schedule,
+                ),
+                face_negative=face_negative,
+                body=body,
+                body_settings=BranchSettings(
                     weight=body_weight,
                     start_percent=body_start_percent,
                     end_percent=body_end_percent,
-                    mask=_masks(body_attn_mask),
+                    mask=body_attn_mask,
                     weight_type=body_weight_type,
-                    layer_weights_text=body_layer_weights,
-                    prefix="body_",
-                )
+                    layer_weights=body_layer_weights,
+                    weight_schedule=body_weight_schedule,
+                ),
+                embeds_scaling=embeds_scaling,
+                skip_middle=skip_middle,
+                lora_strength=lora_strength,
             )
-        model = attach(model, adapter, addresses, branches)
-        if adapter.lora and lora_strength != 0 and face is not None and face_weight != 0:
-            add_faceid_lora(model, adapter, addresses, lora_strength)
-        return io.NodeOutput(model)
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class BranchSettings:
+    """What the inputs of a node say about one branch, see the inputs of BoLIDAdapterApply."""
+
+    weight: float
+    start_percent: float
+    end_percent: float
+    mask: torch.Tensor | None = None
+    weight_type: str = "linear"
+    layer_weights: str = ""
+    weight_schedule: str = "constant"
+
+
+def apply_adapter(
+    model: comfy.model_patcher.ModelPatcher,
+    adapter: LoadedAdapter,
+    *,
+    face: Embeds | None,
+    face_settings: BranchSettings,
+    face_negative: Embeds | None = None,
+    body: Body | None,
+    body_settings: BranchSettings,
+    embeds_scaling: str = "V only",
+    skip_middle: bool = False,
+    lora_strength: float = 1.0,
+) -> comfy.model_patcher.ModelPatcher:
+    """A clone of `model` that samples with the face, the body, or both.
+
+    Raises:
+        ValueError: something is missing, does not fit, or would never act; the message says what mends it.
+    """
+    if face is None and body is None:
+        raise ValueError(
+            "Nothing to apply: connect the embeds of PoolingAggregator or SelfAttnAggregator to 'face', the body "
+            "of BodyLandmarkEncoder to 'body', or both."
+        )
+    check_finite(lora_strength=lora_strength)
+    _check_settings("", "face_weight", face_settings)
+    _check_settings("body_", "body_weight", body_settings)
+    addresses = layer_addresses(model)
+    _check_model(adapter, addresses)
+    make_branch = partial(_branch, addresses=addresses, skip_middle=skip_middle, embeds_scaling=embeds_scaling)
+    module = adapter.adapter
+    branches = []
+    if face is not None:
+        module.check_features(face)
+    if face_negative is not None:
+        _check_negative(adapter, face, face_negative)
+    if face is not None:
+        tokens = partial(module.face_tokens, face, face_negative)
+        branches.append(make_branch("face", tokens, module.ip_adapter, face_settings, prefix=""))
+    if body is not None:
+        _check_body_branch(adapter)
+        module.check_body(body)
+        tokens = partial(module.body_tokens, body)
+        branches.append(make_branch("body", tokens, module.body_adapter, body_settings, prefix="body_"))
+    model = attach(model, adapter, addresses, branches)
+    if adapter.lora and lora_strength != 0 and face is not None and face_settings.weight != 0:
+        add_faceid_lora(model, adapter, addresses, lora_strength)
+    return model
 
 
 def _branch(
+    name: str,
+    tokens: TokenSource,
+    projections: torch.nn.ModuleDict,
+    settings: BranchSettings,
     *,
-    addresses: list[LayerAddress],
-    weight: float,
-    weight_type: str,
-    layer_weights_text: str,
-    skip_middle: bool,
     prefix: str,
-    **rest: Any,
+    addresses: list[LayerAddress],
+    skip_middle: bool,
+    embeds_scaling: str,
 ) -> Branch:
+    layers = [address.layer for address in addresses]
+    transformer_weights = parse_transformer_weights(settings.layer_weights, prefix=prefix)
     return Branch(
+        name=name,
+        tokens=tokens,
+        projections=projections,
         layer_weights=layer_weights(
-            [address.layer for address in addresses],
-            weight,
-            weight_type=weight_type,
-            transformer_weights=parse_transformer_weights(layer_weights_text, prefix=prefix),
+            layers,
+            settings.weight,
+            weight_type=settings.weight_type,
+            transformer_weights=transformer_weights,
             skip_middle=skip_middle,
             prefix=prefix,
         ),
-        **rest,
+        opposed_layers=opposed_layers(layers, settings.weight_type) if transformer_weights is None else frozenset(),
+        start_percent=settings.start_percent,
+        end_percent=settings.end_percent,
+        weight_schedule=settings.weight_schedule,
+        mask=masks(settings.mask),
+        embeds_scaling=embeds_scaling,
     )
 
 
-def _masks(mask: torch.Tensor | None) -> torch.Tensor | None:
+def masks(mask: torch.Tensor | None) -> torch.Tensor | None:
     """[m, H, W] of a mask that may lack its first dimension."""
     return None if mask is None else mask.reshape(-1, *mask.shape[-2:])
 
 
-def _check_schedule(prefix: str, start_percent: float, end_percent: float, weight: str) -> None:
-    if start_percent > end_percent:
+def _check_settings(prefix: str, weight: str, settings: BranchSettings) -> None:
+    start, end = settings.start_percent, settings.end_percent
+    check_finite(**{weight: settings.weight, f"{prefix}start_percent": start, f"{prefix}end_percent": end})
+    if start > end:
         raise ValueError(
-            f"{prefix}start_percent ({start_percent}) is after {prefix}end_percent ({end_percent}), so the branch "
+            f"{prefix}start_percent ({start}) is after {prefix}end_percent ({end}), so the branch "
             f"would never act. Exchange the two, or set {weight} to 0."
         )
+    schedule = settings.weight_schedule
+    if schedule not in WEIGHT_SCHEDULES:
+        raise ValueError(f"Unknown {prefix}weight_schedule {schedule!r}; choose one of {', '.join(WEIGHT_SCHEDULES)}.")
+
+
+def _check_negative(adapter: LoadedAdapter, face: Embeds | None, face_negative: Embeds) -> None:
+    if face is None:
+        raise ValueError(
+            "face_negative is connected, but 'face' is not: there are photos to lead away from and none to lead to. "
+            "Connect 'face' too, or disconnect face_negative."
+        )
+    try:
+        adapter.adapter.check_features(face_negative)
+    except ValueError as error:
+        raise ValueError(f"face_negative: {error}") from None
 
 
 def _check_body_branch(adapter: LoadedAdapter) -> None:
@@ -346,7 +442,7 @@ def _check_body_branch(adapter: LoadedAdapter) -> None:
         )
 
 
-def _check_numbers(**numbers: float) -> None:
+def check_finite(**numbers: float) -> None:
     for name, number in numbers.items():
         if not math.isfinite(number):
             raise ValueError(f"{name} must be a finite number, got {number}.")

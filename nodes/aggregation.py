@@ -23,7 +23,17 @@ class PoolingAggregator(io.ComfyNode):
             category=CATEGORY,
             description="Combines the encoded photos of one person into one set of embeddings. Needs no training and "
             "works with every IP-Adapter.",
-            search_aliases=["average", "combine embeds", "max pooling", "avg", "ip-adapter", "multiple references"],
+            search_aliases=[
+                "average",
+                "combine embeds",
+                "max pooling",
+                "avg",
+                "ip-adapter",
+                "multiple references",
+                "unfold batch",
+                "ipadapter batch",
+                "animation",
+            ],
             inputs=[
                 ReferencesType.Input("references", tooltip="From MultiRefImageEncoder."),
                 io.Combo.Input(
@@ -32,14 +42,15 @@ class PoolingAggregator(io.ComfyNode):
                     default="avg",
                     tooltip="avg: mean over the photos. max: strongest value of every feature. normalised_avg: mean of "
                     "directions, so that no photo dominates by its length. median: robust against a bad photo. stack: "
-                    "no pooling, all photos' tokens side by side (sampling gets slower with every photo).",
+                    "no pooling, all photos' tokens side by side (sampling gets slower with every photo). per_picture: "
+                    "one photo for each picture of the batch, as for animation; the last one serves all that follow.",
                 ),
                 io.String.Input(
                     "photo_weights",
                     default="",
                     optional=True,
-                    tooltip="One number ≥ 0 per loaded photo, e.g. 1, 1, 0.5. 0 leaves a photo out; for max and median "
-                    "other values only say that it counts. Empty: all photos count the same.",
+                    tooltip="One number ≥ 0 per loaded photo, e.g. 1, 1, 0.5. 0 leaves a photo out; for max, median "
+                    "and per_picture other values only say that it counts. Empty: all photos count the same.",
                 ),
                 io.Boolean.Input(
                     "rescale_norm",
@@ -47,7 +58,7 @@ class PoolingAggregator(io.ComfyNode):
                     optional=True,
                     advanced=True,
                     tooltip="Bring the result to the photos' mean length: max makes embeddings longer, avg shorter. "
-                    "No effect with stack.",
+                    "No effect with stack and per_picture.",
                 ),
             ],
             outputs=[
@@ -60,9 +71,7 @@ class PoolingAggregator(io.ComfyNode):
     def execute(
         cls, references: References, method: str, photo_weights: str = "", rescale_norm: bool = False
     ) -> io.NodeOutput:
-        embeds = pool(
-            references, method, photo_weights=parse_photo_weights(photo_weights), rescale_norm=rescale_norm
-        )
+        embeds = pool(references, method, photo_weights=parse_photo_weights(photo_weights), rescale_norm=rescale_norm)
         return io.NodeOutput(embeds, report_json(embeds.report, method=method))
 
 

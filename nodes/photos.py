@@ -93,7 +93,7 @@ class BoLIDLoadReferences(io.ComfyNode):
                 f"{len(unreadable)} of {len(paths)} photos cannot be read; replace or remove them.\n"
                 + "\n".join(unreadable)
             )
-        return io.NodeOutput(images, ui=ui.PreviewImage(_contact_strip(images), cls=cls))
+        return io.NodeOutput(images, ui=ui.PreviewImage(contact_strip(images), cls=cls))
 
 
 def photo_paths(folder: str, files: str) -> list[Path]:
@@ -152,14 +152,14 @@ def read_photo(path: Path) -> torch.Tensor:
     return torch.from_numpy(np.asarray(picture, dtype=np.float32) / 255).unsqueeze(0)
 
 
-def _contact_strip(images: list[torch.Tensor]) -> torch.Tensor:
-    """The photos as previews of one size: [n, S, S, 3], each fitted in and centred on black."""
-    previews = torch.zeros(len(images), PREVIEW_SIDE, PREVIEW_SIDE, 3)
+def contact_strip(images: list[torch.Tensor], *, side: int = PREVIEW_SIDE) -> torch.Tensor:
+    """Photos [1, H, W, 3] as previews of one size: [n, side, side, 3], each fitted in and centred on black."""
+    previews = torch.zeros(len(images), side, side, 3)
     for preview, image in zip(previews, images, strict=True):
         height, width = image.shape[1:3]
-        scale = PREVIEW_SIDE / max(height, width)
+        scale = side / max(height, width)
         size = (max(1, round(height * scale)), max(1, round(width * scale)))
         small = torch.nn.functional.interpolate(image.movedim(-1, 1), size=size, mode="bilinear", antialias=True)
-        top, left = (PREVIEW_SIDE - size[0]) // 2, (PREVIEW_SIDE - size[1]) // 2
+        top, left = (side - size[0]) // 2, (side - size[1]) // 2
         preview[top : top + size[0], left : left + size[1]] = small[0].movedim(0, -1)
     return previews

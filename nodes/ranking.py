@@ -21,19 +21,12 @@ from ..models.references import References
 from .aesthetic_head import read_head
 from .body import BUNDLED
 from .encoding import CROPS
+from .faces import usable_face_analysis
 from .model_folders import aesthetic_model_path, aesthetic_models, pose_model_names
 from .prompt_embeds import encode_prompt
 from .scores import Score, openpose_frames, score_aesthetic, score_identity, score_pose, score_text
 from .skeleton import wrap
-from .types import (
-    CATEGORY,
-    BodyType,
-    FaceAnalysisType,
-    FaceDetectionModelType,
-    PoseKeypointType,
-    ReferencesType,
-    single,
-)
+from .types import CATEGORY, FACE_ANALYSIS_TYPES, BodyType, PoseKeypointType, ReferencesType, single
 
 logger = logging.getLogger(__name__)
 
@@ -112,7 +105,7 @@ class BoLIDRankImages(io.ComfyNode):
                 ),
                 io.MultiType.Input(
                     "face_analysis",
-                    [FaceAnalysisType, FaceDetectionModelType],
+                    FACE_ANALYSIS_TYPES,
                     optional=True,
                     tooltip="identity: with BoLIDFaceAnalysisLoader here and at MultiRefImageEncoder faces are "
                     "compared, which tells people apart better than clip_vision. ComfyUI's 'Load Face Detection Model "
@@ -235,7 +228,7 @@ class BoLIDRankImages(io.ComfyNode):
                 chosen,
                 references=single(references),
                 encoder=encoder,
-                analysis=single(face_analysis),
+                analysis=usable_face_analysis(single(face_analysis)),
                 crop=single(crop),
             )
         elif by == "text":

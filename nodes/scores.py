@@ -15,7 +15,7 @@ from comfy.model_management import throw_exception_if_processing_interrupted
 from comfy.utils import ProgressBar
 
 from ..detectors.crops import crop_for_encoder, to_uint8
-from ..detectors.faces import InsightFaceAnalysis
+from ..detectors.faces import InsightFaceDetector
 from ..detectors.openpose import frame_from_people, people_from_frame
 from ..detectors.people import MediaPipePersonDetector, Person
 from ..metrics.poses import area_of_box, detection_rate, joint_detection_rate, oks, pck, torso_length
@@ -25,7 +25,8 @@ from ..models.keypoints import COCO_KEYPOINTS, FIRST_JOINT
 from ..models.references import References
 from .aesthetic_head import AestheticHead
 from .body import BUNDLED
-from .encoding import cropped, face_finder, what_is_missing
+from .encoding import cropped, what_is_missing
+from .faces import face_finder
 from .image_features import ENCODE_BATCH, encode
 from .model_folders import pose_model_path
 
@@ -81,7 +82,7 @@ def score_identity(
     Raises:
         ValueError: the references were made with something else.
     """
-    wants_faces = isinstance(analysis, InsightFaceAnalysis)
+    wants_faces = isinstance(analysis, InsightFaceDetector)
     if encoder is None and not wants_faces:
         raise ValueError(
             "Ranking by identity compares with what MultiRefImageEncoder has: connect the same 'Load CLIP Vision' to "
@@ -104,7 +105,7 @@ def score_identity(
             missing = what_is_missing(crop, faces, people, wants_faces)
             progress.update(int(looks))
             if missing:
-                reasons[number] = f"{missing} found"
+                reasons[number] = missing
                 continue
             if wants_faces:
                 vectors.append(torch.from_numpy(faces[0].embedding).float())

@@ -14,6 +14,9 @@ AdapterType = io.Custom("BOLID_ADAPTER")
 FaceAnalysisType = io.Custom("BOLID_FACE_ANALYSIS")
 # Core's 'Load Face Detection Model (MediaPipe)'.
 FaceDetectionModelType = io.Custom("FACE_DETECTION_MODEL")
+# insightface.app.FaceAnalysis itself: of ComfyUI_IPAdapter_plus and PhotoMaker, and of packs for InstantID and PuLID.
+InsightFaceType, OtherInsightFaceType = io.Custom("INSIGHTFACE"), io.Custom("FACEANALYSIS")
+FACE_ANALYSIS_TYPES = [FaceAnalysisType, FaceDetectionModelType, InsightFaceType, OtherInsightFaceType]
 # ComfyUI's own: OpenPose frames, pixels of one canvas.
 PoseKeypointType = io.Custom("POSE_KEYPOINT")
 

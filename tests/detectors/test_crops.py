@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -11,10 +13,13 @@ from PIL import ImageFilter
 
 from bolid.detectors.crops import (
     ARCFACE_TEMPLATE,
+    MAX_TILES,
+    NEARLY_SQUARE,
     align_face,
     crop_square,
     similarity_transform,
     square_box,
+    square_tiles,
     to_uint8,
 )
 
@@ -51,6 +56,34 @@ def test_square_box(box, margin, height, width):
         else:
             assert start <= 0 and end >= length
             assert abs(start - (length - end)) <= 1  # as much on both sides
+
+
+@given(height=st.integers(1, 5000), width=st.integers(1, 5000))
+def test_tiles_cover_the_picture(height, width):
+    tiles, side, length = square_tiles((height, width)), min(height, width), max(height, width)
+    assert all((x1 - x0, y1 - y0) == (side, side) for x0, y0, x1, y1 in tiles)
+    assert all(0 <= x0 and 0 <= y0 and x1 <= width and y1 <= height for x0, y0, x1, y1 in tiles)
+    starts = [max(x0, y0) for x0, y0, _, _ in tiles]
+    assert starts == sorted(starts) and all(0 in tile[:2] for tile in tiles)
+    gaps = [after - before for before, after in itertools.pairwise(starts)]
+    assert not gaps or (max(gaps) <= side and max(gaps) - min(gaps) <= 1)
+    left_out = (starts[0], length - starts[-1] - side)
+    assert abs(left_out[0] - left_out[1]) <= 1
+    if length <= NEARLY_SQUARE * side:
+        assert len(tiles) == 1
+    elif length <= MAX_TILES * side:
+        assert left_out == (0, 0) and len(tiles) == -(-length // side)
+    else:
+        assert len(tiles) == MAX_TILES
+
+
+def test_tiles_of_usual_photos():
+    assert square_tiles((512, 512)) == [(0, 0, 512, 512)]
+    assert square_tiles((400, 450)) == [(25, 0, 425, 400)]
+    assert square_tiles((400, 600)) == [(0, 0, 400, 400), (200, 0, 600, 400)]
+    assert square_tiles((1080, 810)) == [(0, 0, 810, 810), (0, 270, 810, 1080)]
+    assert square_tiles((100, 250)) == [(0, 0, 100, 100), (75, 0, 175, 100), (150, 0, 250, 100)]
+    assert square_tiles((10, 1000))[0] == (460, 0, 470, 10)
 
 
 def test_square_box_is_centred_where_there_is_room():

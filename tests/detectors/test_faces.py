@@ -11,18 +11,23 @@ import urllib.request
 from pathlib import Path
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 from PIL import Image
 
 from bolid.detectors.faces import (
+    FACE_CHOICES,
     INSTALL_MEDIAPIPE,
     PROVIDERS,
     Face,
     InsightFaceAnalysis,
+    InsightFaceDetector,
     MediaPipeFaceDetector,
+    in_order,
     largest_first,
     mediapipe_solutions,
+    without_repetitions,
 )
 from bolid.detectors.people import MediaPipePersonDetector
 
@@ -135,6 +140,39 @@ def test_largest_first():
     boxes = [(0, 0, 2, 2), (0, 0, 1, 9), (5, 5, 1, 1), (0, 0, 3, 3)]
     faces = [Face(box=box, score=score) for box, score in zip(boxes, (1.0, 0.5, 0.9, 0.6), strict=True)]
     assert [face.box for face in largest_first(faces)] == [boxes[index] for index in (1, 3, 0, 2)]
+
+
+# Which of several
+
+
+@pytest.mark.parametrize(
+    ("choice", "expected"),
+    [
+        ("largest", [0, 1, 2, 3, 4, 5]),
+        ("left_to_right", [5, 4, 1, 3, 0, 2]),
+        ("right_to_left", [2, 0, 3, 1, 4, 5]),
+        ("top_to_bottom", [0, 4, 5, 2, 1, 3]),
+        ("most_central", [3, 1, 4, 0, 5, 2]),
+    ],
+)
+def test_faces_of_a_group_in_every_order(choice, expected, photographs, detector):
+    photo = np.asarray(photographs["group"])
+    found = in_order(detector.detect(photo), choice, image_size=photo.shape[:2])
+    overlaps = [overlap(face.box, FACES["group"][index]) for face, index in zip(found, expected, strict=True)]
+    assert min(overlaps) >= 0.6, overlaps
+
+
+def test_equal_faces_keep_their_order():
+    faces = [Face(box=(x, 10.0, x + 20.0, 30.0), score=0.9) for x in (40.0, 40.0, 40.0)]
+    for choice in FACE_CHOICES:
+        found = in_order(faces, choice, image_size=(50, 100))
+        assert all(face is given for face, given in zip(found, faces, strict=True))
+
+
+def test_repetitions_are_dropped_and_neighbours_are_not():
+    boxes = [(0, 0, 100, 100), (5, 5, 95, 98), (90, 0, 160, 80), (300, 300, 310, 310), (301, 299, 312, 311)]
+    faces = [Face(box=tuple(map(float, box)), score=0.9) for box in boxes]
+    assert without_repetitions(faces) == [faces[0], faces[2], faces[3]]
 
 
 # What is missing
@@ -374,3 +412,81 @@ def test_what_insightface_prints_stays_inside(root, monkeypatch):
     monkeypatch.setattr(sys, "stdout", heard)
     InsightFaceAnalysis(root=root, model_pack="generated")
     assert heard.getvalue() == ""
+
+
+# insightface that another pack has loaded
+
+
+@pytest.fixture(scope="module")
+def foreign(root):
+    """As ComfyUI_IPAdapter_plus loads it: all models of the pack, and its own detection size."""
+    from insightface.app import FaceAnalysis
+
+    analysis = FaceAnalysis(name="generated", root=str(root), providers=["CPUExecutionProvider"])
+    analysis.prepare(ctx_id=0, det_size=(640, 640))
+    return analysis
+
+
+def same(one: list[Face], other: list[Face]) -> bool:
+    return len(one) == len(other) > 0 and all(
+        (face.box, face.score) == (given.box, given.score)
+        and np.array_equal(face.keypoints, given.keypoints)
+        and np.array_equal(face.embedding, given.embedding)
+        for face, given in zip(one, other, strict=True)
+    )
+
+
+def test_insightface_of_another_pack_finds_the_same(foreign, analysis, astronaut):
+    assert same(InsightFaceDetector(foreign).detect(astronaut), analysis.detect(astronaut))
+
+
+def test_every_face_is_one_that_insightface_itself_finds(foreign, astronaut):
+    """Its own `get`, as other packs call it."""
+    theirs = {tuple(face.bbox.tolist()): face for face in foreign.get(np.ascontiguousarray(astronaut[..., ::-1]))}
+    ours = InsightFaceDetector(foreign).detect(astronaut)
+    assert len(ours) == len(theirs) > 1
+    for face in ours:
+        face_of_theirs = theirs[face.box]
+        assert np.array_equal(face.embedding, face_of_theirs.normed_embedding)
+        assert np.array_equal(face.keypoints, face_of_theirs.kps)
+
+
+def test_what_other_packs_set_neither_counts_nor_changes(foreign, analysis, astronaut, monkeypatch):
+    """ComfyUI_IPAdapter_plus leaves the size at which it found something in the shared model."""
+    monkeypatch.setattr(foreign.det_model, "input_size", (256, 256))
+    if hasattr(foreign.det_model, "input_sizes"):
+        monkeypatch.setattr(foreign.det_model, "input_sizes", [(256, 256)])
+    before = {name: value for name, value in vars(foreign.det_model).items() if "size" in name}
+    assert same(InsightFaceDetector(foreign).detect(astronaut), analysis.detect(astronaut))
+    assert {name: value for name, value in vars(foreign.det_model).items() if "size" in name} == before
+
+
+def test_a_detector_of_one_size_is_given_no_other(root, astronaut, tmp_path):
+    from insightface.app import FaceAnalysis
+
+    folder = write_face_analysis_pack(tmp_path)
+    model = onnx.load(folder / "det_10g.onnx")
+    for dimension in model.graph.input[0].type.tensor_type.shape.dim[2:]:
+        dimension.dim_value = 320
+    onnx.save(model, folder / "det_10g.onnx")
+    fixed = FaceAnalysis(name="generated", root=str(tmp_path), providers=["CPUExecutionProvider"])
+    fixed.prepare(ctx_id=0, det_size=(640, 640))
+    found = InsightFaceDetector(fixed).detect(astronaut)
+    assert found == [] or all(face.embedding.shape == (512,) for face in found)
+    assert InsightFaceDetector(fixed).detect(np.full((320, 320, 3), 255, np.uint8))
+
+
+@pytest.mark.parametrize("given", [{"model": None}, "antelopev2", types.SimpleNamespace(models=[], det_model=1), 3])
+def test_what_is_no_insightface_is_refused(given):
+    with pytest.raises(ValueError, match=f"face_analysis is a {type(given).__name__}; expected insightface's Face"):
+        InsightFaceDetector(given)
+
+
+def test_insightface_without_recognition_is_refused(root):
+    from insightface.app import FaceAnalysis
+
+    analysis = FaceAnalysis(
+        name="generated", root=str(root), allowed_modules=["detection"], providers=["CPUExecutionProvider"]
+    )
+    with pytest.raises(ValueError, match="without its recognition model"):
+        InsightFaceDetector(analysis)

@@ -235,12 +235,12 @@ def test_mask_is_cut_out_where_the_conditioning_area_is():
 
     mask = torch.zeros(1, 16, 24)
     mask[..., 12:] = 1
-    arguments = {"latent_size": (16, 24), "size": (8, 6), "batch": 1}
+    arguments = {"latent_size": (16, 24), "size": (8, 6), "places": (0,)}
     left = _mask_for_area(mask, area=(16, 12, 0, 0), **arguments)
     right = _mask_for_area(mask, area=(16, 12, 0, 12), **arguments)
     assert left.shape == (1, 48, 1)
     assert left.max() == 0 and right.min() == 1
-    whole = _mask_for_area(mask, area=None, latent_size=(16, 24), size=(4, 6), batch=2)
+    whole = _mask_for_area(mask, area=None, latent_size=(16, 24), size=(4, 6), places=(0, 1))
     assert whole.shape == (2, 24, 1)
     assert whole[0].view(4, 6)[:, :3].max() == 0 and whole[1].view(4, 6)[:, 3:].min() == 1
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from bolid.models.cross_attention import CrossAttentionLayer
-from bolid.models.layer_weights import WEIGHT_TYPES, layer_weights, parse_transformer_weights
+from bolid.models.layer_weights import WEIGHT_TYPES, layer_weights, opposed_layers, parse_transformer_weights
 
 from ..support.adapter_files import SD15_LAYERS, SDXL_LAYERS
 
@@ -62,6 +62,9 @@ SD15 = {
     "style transfer": [1, 1, 1, 1, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1],
     "composition": [0, 0, 0, 0, 0.25, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
     "strong style transfer": [1, 1, 1, 1, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1],
+    "style and composition": [1, 1, 1, 1, 0.25, 1, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1],
+    "style transfer precise": [1, 1, 1, 1, 0.25, 1, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1],
+    "composition precise": [1, 1, 1, 1, 0.25, 1, 0.1, 0.1, 0.1, 1, 1, 1, 1, 1, 1, 1],
 }  # fmt: skip
 SDXL = {
     "linear": [1.0] * 11,
@@ -76,6 +79,9 @@ SDXL = {
     "style transfer": [0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0],
     "composition": [0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0],
     "strong style transfer": [1, 1, 1, 0, 1, 1, 1, 1, 1, 1, 1],
+    "style and composition": [0, 0, 0, 1, 0, 0, 1, 0, 0, 0, 0],
+    "style transfer precise": [0, 0, 0, 1, 0, 0, 1, 0, 0, 0, 0],
+    "composition precise": [0.1, 0.1, 0.1, 1, 0.1, 0.1, 1, 0.1, 0.1, 0.1, 0.1],
 }
 
 
@@ -108,6 +114,18 @@ def test_skip_middle(family, acting, middle, weight_type):
         assert all(layer.section == "middle" for layer in layers_of(family) if weights[layer.index] == 0)
 
 
+@pytest.mark.parametrize(("family", "composition", "transformers"), [("sd15", {4, 5}, 16), ("sdxl", {3}, 11)])
+def test_precise_types_oppose_the_rest(family, composition, transformers):
+    layers = layers_of(family)
+    by_index = {layer.index: layer.transformer_index for layer in layers}
+    opposed = {
+        weight_type: {by_index[index] for index in opposed_layers(layers, weight_type)} for weight_type in WEIGHT_TYPES
+    }
+    assert opposed.pop("style transfer precise") == composition
+    assert opposed.pop("composition precise") == {*range(transformers)} - composition
+    assert not any(opposed.values())
+
+
 def test_transformer_weights_replace_the_weight_type():
     chosen = {3: 1.0, 6: -2.0, 10: 0.0}
     factors = by_transformer("sdxl", weight=0.5, weight_type="composition", transformer_weights=chosen)
@@ -129,7 +147,7 @@ def test_an_unknown_weight_type():
         layer_weights(layers_of("sd15"), 1.0, weight_type="ease")
 
 
-@pytest.mark.parametrize("weight_type", ["style transfer", "composition", "strong style transfer"])
+@pytest.mark.parametrize("weight_type", ["style transfer", "composition precise", "strong style transfer"])
 def test_a_model_whose_style_layers_nobody_knows(weight_type):
     few = [layer for layer in layers_of("sd15") if layer.transformer_index < 9]
     with pytest.raises(ValueError, match=f"weight_type '{weight_type}' is known for SD1.5 and SDXL only.* 9 "):

@@ -72,7 +72,7 @@ DEFINITIONS = {
 
 
 def test_every_method_is_defined_here():
-    assert tuple(POOLING_METHODS) == METHODS
+    assert tuple(POOLING_METHODS) == (*METHODS, "per_picture")
     assert {*DEFINITIONS, "stack"} == {*METHODS}
 
 
@@ -133,9 +133,48 @@ def test_stack_keeps_every_photo():
     assert pool(given, "stack", photo_weights=[1, 0, 3]).token_weights.tolist() == [0.5, 1.5]
 
 
+# One photo per picture
+
+
+def test_a_photo_for_every_picture():
+    given = references(3)
+    result = pool(given, "per_picture", rescale_norm=True, photo_weights=[0.2, 1, 7])
+    assert result.per_picture and result.token_weights is None
+    for name in FEATURES:
+        assert torch.equal(getattr(result, name), getattr(given, name))
+    assert not any(pool(given, method).per_picture for method in METHODS)
+    without_report = References(image_embeds=given.image_embeds)
+    assert torch.equal(pool(without_report, "per_picture").image_embeds, given.image_embeds)
+
+
+@pytest.mark.parametrize(
+    ("dropped", "weights", "expected"),
+    [
+        ((1,), None, [0, 0, 1, 2]),
+        ((0,), None, [0, 0, 1, 2]),
+        ((3,), None, [0, 1, 2, 2]),
+        ((0,), [1, 1, 0, 1], [0, 0, 0, 2]),
+        ((), [0, 0, 1], [2, 2, 2]),
+    ],
+)
+def test_a_photo_that_was_left_out_leaves_its_picture_to_the_one_before(dropped, weights, expected):
+    given = references(3, dropped=dropped)
+    result = pool(given, "per_picture", photo_weights=weights)
+    for name in FEATURES:
+        assert torch.equal(getattr(result, name), getattr(given, name)[expected])
+
+
+def test_pictures_need_a_face_each():
+    given = references(3, has_face=[True, False, True])
+    with pytest.raises(ValueError, match="method 'per_picture' needs a face embedding for every photo.*'skip'"):
+        pool(given, "per_picture")
+    result = pool(given, "per_picture", photo_weights=[1, 0, 1])
+    assert torch.equal(result.face_embeds, given.face_embeds[[0, 0, 2]])
+
+
 def test_the_result_is_float32_and_owns_its_memory():
     given = references(2, image_embeds=torch.randn(2, 8, generator=torch.Generator().manual_seed(0)).half())
-    for method in METHODS:
+    for method in POOLING_METHODS:
         result = pool(given, method)
         assert result.image_embeds.dtype == torch.float32
         assert result.hidden_states.data_ptr() != given.hidden_states.data_ptr()
@@ -219,6 +258,12 @@ def test_weights_belong_to_the_photos_that_were_loaded(method):
             ("dropped", "photo weight 0"),
             ("kept", "no face found"),
         ]
+
+
+def test_the_tiles_of_a_photo_have_its_weight():
+    report = tuple(PhotoReport(photo=number, status="kept") for number in (1, 1, 2))
+    tiled = references(3, report=report)
+    assert_same(pool(tiled, "avg", photo_weights=[1, 4]), pool(references(3), "avg", photo_weights=[1, 1, 4]))
 
 
 @pytest.mark.parametrize(
@@ -318,7 +363,7 @@ def test_the_order_of_photos_does_not_matter(method, seed, rescale_norm, order, 
 def test_the_references_are_not_changed():
     given = references(3)
     before = {name: getattr(given, name).clone() for name in FEATURES}
-    for method in METHODS:
+    for method in POOLING_METHODS:
         pool(given, method, photo_weights=[1, 0, 2], rescale_norm=True)
     assert all(torch.equal(getattr(given, name), before[name]) for name in FEATURES)
     assert all(entry.status == "kept" for entry in given.report)

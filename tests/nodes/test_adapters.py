@@ -248,10 +248,34 @@ class TestMistakes:
             ({"layer_weights": "3=1"}, "expected pairs of layer number and factor"),
             ({"layer_weights": "16:1"}, "names layer 16, but this model has layers 0 to 15"),
             ({"weight_type": "ease"}, "Unknown weight_type 'ease'"),
+            ({"weight_schedule": "linear"}, "Unknown weight_schedule 'linear'; choose one of constant, ramp up,"),
+            ({"body_weight_schedule": ""}, "Unknown body_weight_schedule ''; choose one of constant, ramp up,"),
         ],
     )
-    def test_layer_weights(self, arguments, message):
+    def test_layer_weights_and_schedules(self, arguments, message):
         assert message in mistake(**arguments)
+
+    def test_negative_photos_alone(self):
+        adapter = cared_for(bolid_adapter())
+        with pytest.raises(ValueError, match="^face_negative is connected, but 'face' is not.*disconnect"):
+            applied(model_of("sd15"), adapter, face=None, body=body(), face_negative=Embeds(**features()))
+
+    @pytest.mark.parametrize(
+        ("layout", "missing", "message"),
+        [
+            ("plus", "image encoder", "face_negative: This adapter needs .*made without an image encoder"),
+            ("faceid", "face", "face_negative: This adapter is a FaceID adapter and needs face embeddings"),
+        ],
+    )
+    def test_negative_photos_that_the_adapter_cannot_read(self, layout, missing, message):
+        given = features()
+        faceless = Embeds(**given | {"face_embeds": None})
+        negative = Embeds(face_embeds=given["face_embeds"]) if missing == "image encoder" else faceless
+        with pytest.raises(ValueError, match=f"^{message}"):
+            applied(model_of("sd15"), loaded_adapter(layout), face_negative=negative)
+        wrong = Embeds(**given | {"hidden_states": torch.zeros(1, 5, 1664), "face_embeds": torch.ones(1, 128)})
+        with pytest.raises(ValueError, match="^face_negative: This adapter needs .*(1664|128)"):
+            applied(model_of("sd15"), loaded_adapter(layout), face_negative=wrong)
 
     def test_the_same_graph_works_once_it_is_mended(self, plain):
         mistake(start_percent=0.8, end_percent=0.2)

@@ -30,7 +30,7 @@ def run(references, method="avg", **arguments):
     return embeds, json.loads(report)
 
 
-@pytest.mark.parametrize("method", [name for name in POOLING_METHODS if name != "stack"])
+@pytest.mark.parametrize("method", [name for name in POOLING_METHODS if name not in ("stack", "per_picture")])
 def test_the_node_pools(method, references):
     embeds, report = run(references, method, photo_weights="1, 1, 2, 0.5", rescale_norm=True)
     expected = pool(references, method, photo_weights=[1, 1, 2, 0.5], rescale_norm=True)
@@ -99,6 +99,16 @@ def test_text_that_is_no_weights(text, references):
 def test_numbers_that_are_no_weights(method, text, message, references):
     with pytest.raises(ValueError, match=message):
         run(references, method, photo_weights=text)
+
+
+def test_a_photo_for_every_picture(references):
+    with pytest.raises(ValueError, match="'per_picture' needs a face embedding for every photo"):
+        run(references, "per_picture")
+    embeds, report = run(references, "per_picture", photo_weights="1, 1, 0, 1")
+    assert embeds.per_picture and report["method"] == "per_picture"
+    # The second photo was dropped by the encoder, the third by its weight: the first one stands in for both.
+    assert torch.equal(embeds.image_embeds, references.image_embeds[[0, 0, 0, 2]])
+    assert [entry["status"] for entry in report["photos"]] == ["kept", "dropped", "dropped", "kept"]
 
 
 def test_stack_with_a_faceless_photo(references):

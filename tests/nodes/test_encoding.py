@@ -12,10 +12,21 @@ import numpy as np
 import pytest
 import torch
 
-from bolid.detectors.crops import FACE_MARGIN, PERSON_MARGIN, align_face, crop_square, square_box, to_uint8
-from bolid.detectors.faces import InsightFaceAnalysis, MediaPipeFaceDetector
+from bolid.detectors.crops import (
+    FACE_MARGIN,
+    PERSON_MARGIN,
+    align_face,
+    crop_for_encoder,
+    crop_square,
+    square_box,
+    to_uint8,
+)
+from bolid.detectors.faces import FACE_CHOICES, Face, InsightFaceAnalysis, MediaPipeFaceDetector, in_order
 from bolid.detectors.people import MediaPipePersonDetector
-from bolid.nodes.encoding import BoLIDFaceAnalysisLoader, MultiRefImageEncoder
+from bolid.models.pooling import pool
+from bolid.models.references import weights_of_entries
+from bolid.nodes.encoding import MultiRefImageEncoder
+from bolid.nodes.faces import BoLIDFaceAnalysisLoader
 from nodes import CLIPVisionEncode
 
 from ..support.face_analysis import write_face_analysis_pack
@@ -46,9 +57,10 @@ def photos(photographs) -> dict[str, torch.Tensor]:
     return tensors | {"night": torch.zeros(1, 60, 80, 3)}
 
 
-def encode(images, *, crop="whole", on_missing="skip", clip_vision=None, face_analysis=None):
+def encode(images, *, crop="whole", on_missing="skip", clip_vision=None, face_analysis=None, **choice):
     """As ComfyUI calls a node with `is_input_list`: every input arrives as a list, an omitted one not at all."""
     given = {"images": images, "crop": [crop], "on_missing": [on_missing]}
+    given |= {name: [value] for name, value in choice.items()}
     if clip_vision is not None:
         given["clip_vision"] = [clip_vision]
     if face_analysis is not None:
@@ -56,7 +68,12 @@ def encode(images, *, crop="whole", on_missing="skip", clip_vision=None, face_an
     references, crops, report = MultiRefImageEncoder.execute(**given).result
     report = json.loads(report)
     assert report["crop"] == crop
-    assert [entry["photo"] for entry in report["photos"]] == list(range(1, 1 + sum(len(batch) for batch in images)))
+    numbers = [entry["photo"] for entry in report["photos"]]
+    assert numbers == sorted(numbers) and set(numbers) == set(range(1, 1 + sum(len(batch) for batch in images)))
+    assert crop == "tiles" or len(set(numbers)) == len(numbers)
+    rows = [entry["row"] for entry in report["photos"]]
+    assert [row for row in rows if row is not None] == list(range(1, 1 + references.count))
+    assert [row is None for row in rows] == [entry["status"] == "dropped" for entry in report["photos"]]
     assert report["kept"] == references.count == len(crops)
     assert [(entry.photo, entry.status, entry.reason) for entry in references.report] == [
         (entry["photo"], entry["status"], entry["reason"]) for entry in report["photos"]
@@ -236,9 +253,9 @@ def test_on_missing(crop, missing, photos, clip_vision):
     torch.testing.assert_close(replaced.image_embeds[[0, 2]], whole.image_embeds[[0, 2]], rtol=0, atol=1e-5)
     torch.testing.assert_close(replaced.image_embeds[[1, 3]], skipped.image_embeds, rtol=0, atol=1e-5)
 
-    with pytest.raises(ValueError, match=f"^Photo 1 of 4: {missing} was found.*'skip'.*'whole'"):
+    with pytest.raises(ValueError, match=f"^Photo 1 of 4: {missing} found\\. .*'skip'.*'whole'"):
         encode(images, crop=crop, on_missing="error", clip_vision=clip_vision)
-    with pytest.raises(ValueError, match=f"^Photo 2 of 3: {missing} was found"):
+    with pytest.raises(ValueError, match=f"^Photo 2 of 3: {missing} found"):
         encode(images[1:], crop=crop, on_missing="error", clip_vision=clip_vision)
     assert len(encode(images[1::2], crop=crop, on_missing="error", clip_vision=clip_vision)[1]) == 2
 
@@ -251,6 +268,190 @@ def test_on_missing(crop, missing, photos, clip_vision):
 def test_whole_photos_without_face_analysis_miss_nothing(on_missing, photos, clip_vision):
     _, _, report = encode([photos["wall"], photos["night"]], on_missing=on_missing, clip_vision=clip_vision)
     assert outcome(report) == [("kept", "")] * 2
+
+
+# Which of several faces
+
+
+GROUP = {"largest": (936, 140), "left_to_right": (112, 339), "right_to_left": (1174, 343), "top_to_bottom": (936, 140)}
+"""Centre of the first face of the photograph, by choice."""
+
+
+@pytest.fixture(scope="module")
+def group(photos) -> dict[str, list]:
+    """Boxes of the six faces by choice."""
+    pixels = to_uint8(photos["group"][0])
+    with MediaPipeFaceDetector() as detector:
+        faces = detector.detect(pixels)
+    assert len(faces) == 6
+    return {choice: in_order(faces, choice, image_size=pixels.shape[:2]) for choice in FACE_CHOICES}
+
+
+@pytest.mark.parametrize("choice", FACE_CHOICES)
+def test_every_face_of_a_group_can_be_chosen(choice, photos, clip_vision, group):
+    _, crops, report = encode(
+        [photos["group"]] * 6, crop="face", clip_vision=clip_vision, face_choice=choice, face_index="0, 1, 2, 3, 4, 5"
+    )
+    assert outcome(report) == [("kept", "")] * 6 and {entry["faces"] for entry in report["photos"]} == {6}
+    for face, picture in zip(group[choice], crops, strict=True):
+        expected = crop_for_encoder(photos["group"][0], face.box, margin=FACE_MARGIN, size=SIZE)
+        assert torch.equal(picture, expected[0])
+    assert len({tuple(picture.flatten().tolist()) for picture in crops}) == 6
+    if choice in GROUP:
+        assert group[choice][0].centre == pytest.approx(GROUP[choice], abs=12)
+
+
+def test_the_first_of_the_largest_is_what_always_was_used(photos, clip_vision):
+    plain, _, _ = encode([photos["group"]], crop="face", clip_vision=clip_vision)
+    chosen, _, _ = encode([photos["group"]], crop="face", clip_vision=clip_vision, face_choice="largest", face_index=0)
+    assert torch.equal(plain.image_embeds, chosen.image_embeds)
+
+
+def test_a_face_index_per_photo(photos, clip_vision):
+    images = [photos["group"], photos["astronaut"], photos["group"]]
+    _, crops, _ = encode(images, crop="face", clip_vision=clip_vision, face_index="2, 0; 5")
+    for picture, (name, index) in zip(crops, (("group", 2), ("astronaut", 0), ("group", 5)), strict=True):
+        _, alone, _ = encode([photos[name]], crop="face", clip_vision=clip_vision, face_index=str(index))
+        assert torch.equal(picture, alone[0])
+    listed = MultiRefImageEncoder.execute(
+        images=images, crop=["face"], on_missing=["skip"], clip_vision=[clip_vision], face_index=["2", "0", "5"]
+    )
+    assert torch.equal(listed.result[1], crops)
+
+
+def test_an_index_beyond_the_faces(photos, clip_vision, face_analysis):
+    images, choice = [photos["group"], photos["astronaut"]], {"face_choice": "left_to_right", "face_index": "3"}
+    reason = "face_index is 3, but only 1 found (counted from 0)"
+    _, crops, report = encode(images, crop="face", clip_vision=clip_vision, **choice)
+    assert outcome(report) == [("kept", ""), ("dropped", reason)]
+    assert [entry["faces"] for entry in report["photos"]] == [6, 1]
+    _, replaced, report = encode(images, crop="face", on_missing="whole", clip_vision=clip_vision, **choice)
+    assert outcome(report)[1] == ("kept", f"{reason}, whole photo used")
+    assert torch.equal(replaced[:1], crops)
+    assert torch.equal(replaced[1:], crop_for_encoder(photos["astronaut"][0], None, size=SIZE))
+    with pytest.raises(ValueError, match=r"^Photo 2 of 2: face_index is 3, but only 1 found \(counted from 0\)\. R"):
+        encode(images, crop="face", on_missing="error", clip_vision=clip_vision, **choice)
+    with pytest.raises(ValueError, match="^None of the 1 photos can be used: face_index is 3, but only 1 found"):
+        encode(images[1:], crop="face", clip_vision=clip_vision, **choice)
+    count = len(face_analysis.detect(to_uint8(photos["astronaut"][0])))
+    with pytest.raises(ValueError, match=f"face_index is {count}, but only {count} found.*, and no clip_vision"):
+        encode(images[1:], face_analysis=face_analysis, face_index=str(count))
+
+
+def test_the_chosen_face_gives_the_vector(photos, clip_vision, face_analysis):
+    faces = face_analysis.detect(to_uint8(photos["astronaut"][0]))
+    for index in (0, 1, len(faces) - 1):
+        references, crops, _ = encode(
+            [photos["astronaut"]],
+            crop="face",
+            clip_vision=clip_vision,
+            face_analysis=face_analysis,
+            face_index=str(index),
+        )
+        assert np.array_equal(references.face_embeds[0].numpy(), faces[index].embedding)
+        assert torch.equal(crops[0], align_face(photos["astronaut"][0], faces[index].keypoints, size=SIZE))
+
+
+def test_the_chosen_face_chooses_the_person(photos, clip_vision):
+    """Two men stand beside the bus; the face says which of them is cut out."""
+    pixels = to_uint8(photos["bus"][0])
+    with MediaPipePersonDetector() as detector:
+        people = {person.keypoints[0, 0] < 200: person for person in detector.detect(pixels)[:2]}
+    assert len(people) == 2
+    for choice, is_left in (("left_to_right", True), ("right_to_left", False)):
+        _, crops, report = encode([photos["bus"]], crop="person", clip_vision=clip_vision, face_choice=choice)
+        assert outcome(report) == [("kept", "")]
+        expected = crop_for_encoder(photos["bus"][0], people[is_left].box, margin=PERSON_MARGIN, size=SIZE)
+        assert torch.equal(crops, expected)
+
+
+def test_a_face_of_nobody_is_no_person(photos, clip_vision, monkeypatch):
+    box = (700.0, 900.0, 760.0, 960.0)  # pavement
+    monkeypatch.setattr(MediaPipeFaceDetector, "detect", lambda self, image: [Face(box=box, score=0.9)])
+    images, choice = [photos["bus"]], {"crop": "person", "clip_vision": clip_vision, "face_choice": "most_central"}
+    _, crops, report = encode(images, on_missing="whole", **choice)
+    assert outcome(report) == [("kept", "no person found with face 0, whole photo used")]
+    assert torch.equal(crops, crop_for_encoder(photos["bus"][0], None, size=SIZE))
+    with pytest.raises(ValueError, match="no person found with face 0"):
+        encode(images, on_missing="error", **choice)
+
+
+def test_a_choice_looks_for_no_face_where_none_is_used(photos, clip_vision, monkeypatch):
+    monkeypatch.setattr(MediaPipeFaceDetector, "__enter__", lambda self: pytest.fail("faces were looked for"))
+    _, _, report = encode([photos["group"]], clip_vision=clip_vision, face_choice="most_central", face_index="4")
+    assert outcome(report) == [("kept", "")] and report["photos"][0]["faces"] is None
+
+
+@pytest.mark.parametrize("wrong", ["", " , ", "one", "-1", "1.5", "0 x", "²"])
+def test_a_face_index_that_is_no_number(wrong, photos, clip_vision):
+    with pytest.raises(ValueError, match="^face_index must be whole numbers from 0"):
+        encode([photos["astronaut"]], clip_vision=clip_vision, face_index=wrong)
+
+
+def test_as_many_face_indices_as_photos(photos, clip_vision):
+    with pytest.raises(ValueError, match="^face_index has 2 numbers for 3 photos"):
+        encode([photos["astronaut"]] * 3, clip_vision=clip_vision, face_index="0, 1")
+
+
+# Tiles
+
+
+def test_a_wide_photo_becomes_a_row_of_squares(photos, clip_vision):
+    wide = photos["bus"][:, 380:760]  # 810 × 380
+    references, crops, report = encode([photos["astronaut"], wide], crop="tiles", clip_vision=clip_vision)
+    boxes = [(0, 0, 380, 380), (215, 0, 595, 380), (430, 0, 810, 380)]
+    assert [(entry["photo"], entry["row"], entry["tile"], entry["box"]) for entry in report["photos"]] == [
+        (1, 1, "", None),
+        *((2, 2 + index, f"{1 + index} of 3", list(box)) for index, box in enumerate(boxes)),
+    ]
+    for index, (x0, y0, x1, y1) in enumerate(boxes, start=1):
+        (expected,) = CLIPVisionEncode().encode(clip_vision, wide[:, y0:y1, x0:x1], "center")
+        torch.testing.assert_close(
+            references.image_embeds[index : index + 1], expected["image_embeds"].float(), rtol=0, atol=1e-5
+        )
+        torch.testing.assert_close(
+            references.hidden_states[index], expected["penultimate_hidden_states"][0].float(), rtol=0, atol=1e-4
+        )
+    _, whole, _ = encode([photos["astronaut"]], clip_vision=clip_vision)
+    assert torch.equal(crops[:1], whole)
+
+
+def test_a_tall_photo_is_cut_from_top_to_bottom(photos, clip_vision):
+    _, crops, report = encode([photos["bus"]], crop="tiles", clip_vision=clip_vision)
+    assert [entry["box"] for entry in report["photos"]] == [[0, 0, 810, 810], [0, 270, 810, 1080]]
+    assert torch.equal(crops[1:], crop_for_encoder(photos["bus"][0, 270:], None, size=SIZE))
+
+
+def test_aggregators_take_tiles_for_photos(photos, clip_vision):
+    images = [photos["night"], photos["bus"], photos["carphone_0"]]
+    references, _, report = encode(images, crop="tiles", clip_vision=clip_vision)
+    assert [entry["photo"] for entry in report["photos"]] == [1, 1, 2, 2, 3, 3]
+    average = pool(references, "avg")
+    torch.testing.assert_close(average.image_embeds[0], references.image_embeds.mean(dim=0))
+    weights = weights_of_entries(references.report, [0.0, 3.0, 1.0])
+    assert weights == [0.0, 0.0, 3.0, 3.0, 1.0, 1.0]
+    weighted = pool(references, "avg", photo_weights=weights)
+    expected = (3 * references.image_embeds[2:4].sum(0) + references.image_embeds[4:].sum(0)) / 8
+    torch.testing.assert_close(weighted.image_embeds[0], expected)
+    assert [entry.status for entry in weighted.report] == ["dropped"] * 2 + ["kept"] * 4
+    assert [entry.tile for entry in weighted.report] == ["1 of 2", "2 of 2"] * 3
+    assert weights_of_entries(references.report, list(range(6))) == list(range(6))
+    assert weights_of_entries(references.report, [1.0, 2.0]) == [1.0, 2.0]  # as many as neither
+
+
+def test_tiles_share_the_vector_of_their_photo(photos, clip_vision, face_analysis):
+    images = [photos["bus"], photos["night"], photos["astronaut"]]
+    references, _, report = encode(images, crop="tiles", clip_vision=clip_vision, face_analysis=face_analysis)
+    assert [(entry["photo"], entry["status"]) for entry in report["photos"]] == [
+        (1, "kept"),
+        (1, "kept"),
+        (2, "dropped"),
+        (3, "kept"),
+    ]
+    assert references.face_embeds.shape == (3, 512) and references.has_face.all()
+    assert torch.equal(references.face_embeds[0], references.face_embeds[1])
+    alone, _, report = encode(images[:1], crop="tiles", face_analysis=face_analysis)
+    assert alone.face_embeds.shape == (1, 512) and report["photos"][0]["tile"] == ""
 
 
 # Face embeddings
@@ -286,7 +487,7 @@ def test_a_photo_without_a_face_under_face_analysis(photos, clip_vision, face_an
     assert outcome(report) == [("kept", "no face found, whole photo used"), ("kept", "")]
     assert replaced.has_face.tolist() == [False, True]
     assert torch.equal(replaced.face_embeds[1:], skipped.face_embeds)
-    with pytest.raises(ValueError, match="^Photo 1 of 2: no face was found"):
+    with pytest.raises(ValueError, match="^Photo 1 of 2: no face found"):
         encode(images, on_missing="error", clip_vision=clip_vision, face_analysis=face_analysis)
     nothing, _, _ = encode(images[:1], on_missing="whole", clip_vision=clip_vision, face_analysis=face_analysis)
     assert nothing.face_embeds is None and nothing.has_face is None and nothing.count == 1
@@ -360,6 +561,32 @@ def test_cores_model_is_not_asked_for_whole_photos_and_may_find_nothing(photos, 
     assert model.seen == [] and outcome(report) == [("kept", "")]
     with pytest.raises(ValueError, match="no face found"):
         encode([photos["astronaut"]], crop="face", clip_vision=clip_vision, face_analysis=model)
+
+
+def test_one_face_in_both_of_cores_models_counts_once(photos, clip_vision):
+    other = (300, 50, 330, 90)
+    model = CoreFaceModel([("short", (100, 100, 220, 230)), ("full", (104, 98, 225, 232)), ("full", other)])
+    choice = {"crop": "face", "clip_vision": clip_vision, "face_analysis": model}
+    _, crops, report = encode([photos["astronaut"]], face_index="1", **choice)
+    assert report["photos"][0]["faces"] == 2
+    assert torch.equal(crops, crop_for_encoder(photos["astronaut"][0], other, margin=FACE_MARGIN, size=SIZE))
+
+
+# insightface of other packs
+
+
+def test_insightface_of_another_pack_serves_like_ours(photos, clip_vision, face_analysis):
+    foreign = face_analysis._analysis  # what such a loader hands out: insightface's own object
+    assert type(foreign).__module__.startswith("insightface")
+    for inputs in ({"clip_vision": clip_vision, "crop": "face"}, {}):
+        ours, crops, _ = encode([photos["astronaut"], photos["bus"]], face_analysis=face_analysis, **inputs)
+        theirs, same_crops, _ = encode([photos["astronaut"], photos["bus"]], face_analysis=foreign, **inputs)
+        assert torch.equal(ours.face_embeds, theirs.face_embeds) and torch.equal(crops, same_crops)
+
+
+def test_something_else_at_face_analysis_is_refused(photos, clip_vision):
+    with pytest.raises(ValueError, match="^face_analysis is a dict; expected insightface's FaceAnalysis"):
+        encode([photos["astronaut"]], clip_vision=clip_vision, face_analysis={"insightface": None})
 
 
 # Progress and interrupting

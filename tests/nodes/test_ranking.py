@@ -230,6 +230,15 @@ def test_references_of_another_making_are_refused(photos, clip_vision, face_anal
         ranked(images, "identity", references=features, clip_vision=other)
 
 
+def test_insightface_of_another_pack_ranks_like_ours(photos, face_analysis):
+    images = [photos[name] for name in ("bus", "astronaut", "night")]
+    references = reference_photos([photos["astronaut"]], face_analysis=face_analysis)
+    _, ours = ranked(images, "identity", references=references, face_analysis=face_analysis)
+    _, theirs = ranked(images, "identity", references=references, face_analysis=face_analysis._analysis)
+    assert theirs == ours and ours["order"][0] == 2
+    assert [entry["reason"] for entry in ours["pictures"]] == ["", "", "no face found"]
+
+
 # Text
 
 

@@ -13,7 +13,7 @@ from bolid import comfy_entrypoint
 from bolid.nodes import NODES, BolidExtension
 
 FLOAT, STRING, BOOLEAN, COMBO = "FLOAT", "STRING", "BOOLEAN", "COMBO"
-FACE_ANALYSIS = "BOLID_FACE_ANALYSIS,FACE_DETECTION_MODEL"
+FACE_ANALYSIS = "BOLID_FACE_ANALYSIS,FACE_DETECTION_MODEL,INSIGHTFACE,FACEANALYSIS"
 
 # Names are public (product.md): required inputs, optional inputs, outputs; widgets in this order, because a workflow
 # stores their values by position. New ones may follow, none may go.
@@ -21,7 +21,7 @@ CONTRACTS: dict[str, tuple[dict[str, str], dict[str, str], dict[str, str]]] = {
     "BoLIDLoadReferences": ({"folder": STRING, "files": STRING}, {}, {"images": "IMAGE"}),
     "MultiRefImageEncoder": (
         {"images": "IMAGE", "crop": COMBO, "on_missing": COMBO},
-        {"clip_vision": "CLIP_VISION", "face_analysis": FACE_ANALYSIS},
+        {"clip_vision": "CLIP_VISION", "face_analysis": FACE_ANALYSIS, "face_choice": COMBO, "face_index": STRING},
         {"references": "BOLID_REFERENCES", "crops": "IMAGE", "report": STRING},
     ),
     "PoolingAggregator": (
@@ -44,6 +44,26 @@ CONTRACTS: dict[str, tuple[dict[str, str], dict[str, str], dict[str, str]]] = {
             "pose_model": COMBO,
         },
         {"body": "BOLID_BODY", "preview": "IMAGE", "pose_keypoint": "POSE_KEYPOINT", "report": STRING},
+    ),
+    "BoLIDDetectFaces": (
+        {"images": "IMAGE"},
+        {"face_analysis": FACE_ANALYSIS, "face_choice": COMBO},
+        {"images": "IMAGE", "faces": "IMAGE", "report": STRING},
+    ),
+    "BoLIDSaveEmbeds": (
+        {"embeds": "BOLID_EMBEDS,BOLID_REFERENCES", "filename_prefix": STRING},
+        {"person": STRING},
+        {"file": STRING},
+    ),
+    "BoLIDLoadEmbeds": (
+        {"file": COMBO},
+        {},
+        {"embeds": "BOLID_EMBEDS", "references": "BOLID_REFERENCES", "report": STRING},
+    ),
+    "BoLIDNoiseReference": (
+        {"kind": COMBO, "strength": FLOAT, "blur": "INT"},
+        {"images": "IMAGE", "pattern_seed": "INT", "size": "INT"},
+        {"images": "IMAGE"},
     ),
     "BoLIDFaceAnalysisLoader": ({"model_pack": COMBO, "provider": COMBO}, {}, {"face_analysis": "BOLID_FACE_ANALYSIS"}),
     "BoLIDAdapterLoader": ({"adapter_name": COMBO}, {"faceid_plus_version": COMBO}, {"adapter": "BOLID_ADAPTER"}),
@@ -70,8 +90,25 @@ CONTRACTS: dict[str, tuple[dict[str, str], dict[str, str], dict[str, str]]] = {
             "body_attn_mask": "MASK",
             "body_weight_type": COMBO,
             "body_layer_weights": STRING,
+            "weight_schedule": COMBO,
+            "body_weight_schedule": COMBO,
+            "face_negative": "BOLID_EMBEDS",
         },
         {"model": "MODEL"},
+    ),
+    "BoLIDRegion": (
+        {"model": "MODEL", "adapter": "BOLID_ADAPTER", "positive": "CONDITIONING", "mask": "MASK"},
+        {
+            "prompt": "CONDITIONING",
+            "face": "BOLID_EMBEDS",
+            "body": "BOLID_BODY",
+            "face_weight": FLOAT,
+            "body_weight": FLOAT,
+            "prompt_strength": FLOAT,
+            "start_percent": FLOAT,
+            "end_percent": FLOAT,
+        },
+        {"model": "MODEL", "positive": "CONDITIONING"},
     ),
     "BoLIDRankImages": (
         {"images": "IMAGE", "by": COMBO, "keep": "INT"},
@@ -96,10 +133,22 @@ CONTRACTS: dict[str, tuple[dict[str, str], dict[str, str], dict[str, str]]] = {
         {"model": "MODEL", "clip": "CLIP", "vae": "VAE", "clip_vision": "CLIP_VISION", "adapter": "BOLID_ADAPTER"},
     ),
 }
+FACE_CHOICES = ["largest", "most_central", "left_to_right", "right_to_left", "top_to_bottom"]
 COMBOS = {
-    ("MultiRefImageEncoder", "crop"): ["whole", "face", "person"],
+    ("MultiRefImageEncoder", "crop"): ["whole", "face", "person", "tiles"],
+    ("MultiRefImageEncoder", "face_choice"): FACE_CHOICES,
+    ("BoLIDDetectFaces", "face_choice"): FACE_CHOICES,
+    ("BoLIDNoiseReference", "kind"): ["fade", "dissolve", "gaussian", "shuffle"],
     ("MultiRefImageEncoder", "on_missing"): ["skip", "error", "whole"],
-    ("PoolingAggregator", "method"): ["avg", "max", "normalised_avg", "median", "stack"],
+    ("PoolingAggregator", "method"): ["avg", "max", "normalised_avg", "median", "stack", "per_picture"],
+    ("BoLIDAdapterApply", "weight_type"): [
+        "linear", "ease in", "ease out", "ease in-out", "reverse in-out", "weak input", "weak middle", "weak output",
+        "strong middle", "style transfer", "composition", "strong style transfer", "style and composition",
+        "style transfer precise", "composition precise",
+    ],
+    ("BoLIDAdapterApply", "weight_schedule"): [
+        "constant", "ramp up", "ramp down", "ease in", "ease out", "ease in-out", "reverse in-out",
+    ],
     ("BodyLandmarkEncoder", "on_missing"): ["skip", "error", "whole"],
     ("BodyLandmarkEncoder", "pose_model"): ["bundled"],
     ("BoLIDRankImages", "by"): ["identity", "text", "pose", "aesthetic"],
@@ -119,6 +168,9 @@ ADVANCED = {
     "body_attn_mask",
     "body_weight_type",
     "body_layer_weights",
+    "weight_schedule",
+    "body_weight_schedule",
+    "face_negative",
 }
 BASIC = ("face", "body", "face_weight", "body_weight", "start_percent", "end_percent")
 CARD_NAMES = {
@@ -240,9 +292,15 @@ def test_numbers_have_a_range_and_a_default_inside_it(node):
             assert given.min <= given.default <= given.max and given.step > 0
 
 
-def test_only_the_encoders_and_the_ranking_take_lists():
+def test_only_nodes_that_look_at_many_photos_take_lists():
     lists = {node_id for node_id, schema in schemas().items() if schema.is_input_list}
-    assert lists == {"MultiRefImageEncoder", "BodyLandmarkEncoder", "BoLIDRankImages"}
+    assert lists == {
+        "MultiRefImageEncoder",
+        "BodyLandmarkEncoder",
+        "BoLIDRankImages",
+        "BoLIDDetectFaces",
+        "BoLIDNoiseReference",
+    }
     (images,) = schemas()["BoLIDLoadReferences"].outputs
     ranked, scores = schemas()["BoLIDRankImages"].outputs
     assert images.is_output_list and ranked.is_output_list and not scores.is_output_list
