@@ -1,4 +1,5 @@
-"""The commands: `bolid prepare`, `bolid train`, `bolid evaluate` and `bolid world`.
+"""The commands: `bolid prepare`, `bolid train`, `bolid evaluate`, `bolid models`, `bolid workflow` and
+`bolid world`.
 
 Each command imports what it needs when it runs, so that --help answers at once.
 """
@@ -9,19 +10,35 @@ import contextlib
 import json
 import logging
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+if not __package__:
+    # `python FOLDER`: this folder as the package `bolid`, which nobody has to install for that. Its rooms must not be
+    # found as modules of their own.
+    import importlib.util
+    import os
+
+    _folder = os.path.dirname(os.path.abspath(__file__))
+    sys.path[:] = [path for path in sys.path if os.path.abspath(path) != _folder]
+    _specification = importlib.util.spec_from_file_location(
+        "bolid", os.path.join(_folder, "__init__.py"), submodule_search_locations=[_folder]
+    )
+    sys.modules["bolid"] = importlib.util.module_from_spec(_specification)
+    _specification.loader.exec_module(sys.modules["bolid"])
+    __package__ = "bolid"
 
 try:
     import typer
     from rich.console import Console
 except ImportError as error:
-    sys.exit(f"bolid's commands need the packages typer and rich ({error}): pip install 'bolid[train]'")
+    sys.exit(f"bolid's commands need the packages typer and rich ({error}): pip install typer rich")
 
 from .training.people import PEOPLE_FILE, CaptionSource, MissingCaption, PrepareSettings
 
 if TYPE_CHECKING:
+    from .migration.report import Report
     from .training.prepare_report import PrepareReport
     from .training.progress import Progress
 
@@ -159,6 +176,167 @@ def evaluate_command(
     _print_comparison(summary, as_json=as_json)
 
 
+models_app = typer.Typer(
+    help="Model files in ComfyUI's models folder: what is there, what is missing, and getting it.", no_args_is_help=True
+)
+app.add_typer(models_app, name="models")
+
+ModelsFolder = Annotated[
+    Path | None,
+    typer.Option(
+        "--models",
+        help="ComfyUI's models folder. If not given: that of COMFYUI_DIR, or of the ComfyUI whose custom_nodes folder "
+        "BoLID lies in.",
+    ),
+]
+PublicNames = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[NAME]...", help="Of public files, such as ip-adapter-plus_sd15, clip-vit-h, buffalo_l."),
+]
+Workflow = Annotated[Path | None, typer.Option(help="A workflow's JSON file, of ComfyUI's Save or Export (API).")]
+
+
+@models_app.command("list")
+def models_list_command(models: ModelsFolder = None, as_json: Json = False) -> None:
+    """Say what every adapter, image encoder, insightface pack, pose model and aesthetic model is, by its content."""
+    with _told_of_models():
+        from .catalogue.folders import find_model_folders
+        from .catalogue.inventory import inventory
+        from .catalogue.tables import inventory_table
+
+        folders = find_model_folders(models)
+        items = inventory(folders)
+    if as_json:
+        _print_json({"models": str(folders.models), "files": [item.as_json() for item in items]})
+        return
+    _print_table(inventory_table(items), items, f"Model files in {folders.models}: {len(items)}")
+
+
+@models_app.command("check")
+def models_check_command(
+    names: PublicNames = None, workflow: Workflow = None, models: ModelsFolder = None, as_json: Json = False
+) -> None:
+    """Look for public files (all of them if none is named), or for what a workflow names, and compare checksums.
+
+    Ends with the code 1 if something that was asked for is missing, or anything is damaged.
+    """
+    with _told_of_models():
+        from .catalogue.check import check_public_file, check_wanted, public_files
+        from .catalogue.folders import download_command, find_model_folders
+        from .catalogue.public_files import PUBLIC_FILES
+        from .catalogue.tables import check_table
+        from .catalogue.workflows import wanted_files
+
+        folders = find_model_folders(models)
+        files = public_files(names or [])
+        wanted = wanted_files(workflow) if workflow else []
+        with _bytes_bar() as progress:
+            found = [check_wanted(one, folders, progress) for one in wanted]
+            found += [
+                check_public_file(file, folders, progress) for file in files or (() if workflow else PUBLIC_FILES)
+            ]
+    asked = bool(names or workflow)
+    if as_json:
+        _print_json({"models": str(folders.models), "files": [one.as_json() for one in found]})
+    else:
+        _print_table(check_table(found), found, f"Model files in {folders.models}")
+        missing = [one.file.name for one in found if one.status == "missing" and one.file]
+        if missing and asked:
+            command = download_command(*dict.fromkeys(missing), models=folders.models)
+            Console().print(f"Download: {command}", highlight=False, markup=False, soft_wrap=True)
+    if any(one.status == "damaged" or (asked and one.status == "missing") for one in found):
+        raise typer.Exit(1)
+
+
+@models_app.command("download")
+def models_download_command(
+    names: PublicNames = None,
+    workflow: Workflow = None,
+    needed: Annotated[
+        bool, typer.Option("--needed", help="With what they need: image encoders and insightface packs.")
+    ] = False,
+    models: ModelsFolder = None,
+    as_json: Json = False,
+) -> None:
+    """Download public files to where they belong; one that was cut off goes on, one that is there stays.
+
+    HF_ENDPOINT, HF_TOKEN and HF_HUB_OFFLINE count as for all that downloads from Hugging Face.
+    """
+    with _told_of_models():
+        from .catalogue.check import check_wanted, public_files
+        from .catalogue.download import download, with_needed
+        from .catalogue.folders import find_model_folders
+        from .catalogue.workflows import wanted_files
+
+        folders = find_model_folders(models)
+        files = public_files(names or [])
+        if not names and not workflow:
+            raise ValueError("Nothing to download: give names of public files, or --workflow FILE.")
+        for wanted in wanted_files(workflow) if workflow else ():
+            checked = check_wanted(wanted, folders)
+            if checked.status == "missing" and checked.file and checked.file not in files:
+                files.append(checked.file)
+        if needed:
+            files = with_needed(files)
+        done = []
+        with _bytes_bar() as progress:
+            for file in files:
+                path, is_new = download(file, folders, progress)
+                done.append({"name": file.name, "path": str(path), "downloaded": is_new, "needs": list(file.needs)})
+    if as_json:
+        _print_json({"models": str(folders.models), "files": done})
+        return
+    for one in done:
+        told = "downloaded" if one["downloaded"] else "was there"
+        Console().print(f"{one['name']}, {told}: {one['path']}", highlight=False, markup=False, soft_wrap=True)
+    if not done:
+        Console().print("Nothing is missing that BoLID knows where to get.")
+
+
+workflow_app = typer.Typer(help="Graphs: those of other packs become graphs of BoLID's nodes.", no_args_is_help=True)
+app.add_typer(workflow_app, name="workflow")
+
+
+@workflow_app.command("convert")
+def workflow_convert_command(
+    graph: Annotated[Path, typer.Argument(help="A graph's JSON file, of ComfyUI's Save or Export (API).")],
+    output: Annotated[
+        Path | None,
+        typer.Option(help="The new file, of the same form; beside the old one and ending in .bolid.json if not given."),
+    ] = None,
+    base_model: Annotated[
+        Literal["sd15", "sdxl"] | None,
+        typer.Option(help="For loaders that choose their files by it; guessed from the graph if not given."),
+    ] = None,
+    middle_block: Annotated[
+        bool,
+        typer.Option(
+            "--middle-block",
+            help="The old pictures were made before 13 September 2024, when ComfyUI_IPAdapter_plus still reached the "
+            "middle block.",
+        ),
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Put BoLID's nodes in the place of ComfyUI_IPAdapter_plus's, and say what became of each.
+
+    Everything else in the graph stays as it is, seeds too; no file is overwritten. Ends with the code 1 if a node of
+    another pack is left that has no counterpart.
+    """
+    with _told_of_models():
+        from .migration.convert import convert_file
+        from .migration.sources import Options
+
+        options = Options(base_model=base_model, middle_block=middle_block)
+        report, written = convert_file(graph, output, options)
+    if as_json:
+        _print_json({"output": str(written) if written else None, **report.as_json()})
+    else:
+        _print_conversion(report, written)
+    if not report.complete:
+        raise typer.Exit(1)
+
+
 world_app = typer.Typer(
     help="The people world: drawn people whose identity and joints are known.", no_args_is_help=True
 )
@@ -289,14 +467,14 @@ def _settings(**values: Any) -> PrepareSettings:
 @contextlib.contextmanager
 def _told(
     *kinds: type[Exception],
-    extra: str = "train",
+    extra: str | None = "train",
     interrupted: str = "Stopped. The same command goes on from here.",
 ) -> Iterator[None]:
     """What the user can mend ends the command with one message, and what is logged goes to stderr.
 
     Args:
         kinds: of errors that users can mend, beside ValueError and OSError.
-        extra: with which pip installs what the command needs.
+        extra: with which pip installs what the command needs; None where the missing package alone will do.
         interrupted: what Ctrl-C is answered with.
     """
     from rich.logging import RichHandler
@@ -308,7 +486,8 @@ def _told(
     try:
         yield
     except ModuleNotFoundError as error:
-        _fail(f"this command needs the package {error.name}: pip install 'bolid[{extra}]'", 2)
+        install = f"'bolid[{extra}]'" if extra else error.name
+        _fail(f"this command needs the package {error.name}: pip install {install}", 2)
     except (ValueError, OSError, *kinds) as error:
         _fail(str(error), 2)
     except KeyboardInterrupt:
@@ -337,6 +516,13 @@ def _told_of_evaluation() -> Iterator[None]:
             yield
         except EvaluationError as error:
             _fail(str(error), 2)
+
+
+@contextlib.contextmanager
+def _told_of_models() -> Iterator[None]:
+    """`_told`, of model files; what it needs beside typer is in ComfyUI's environment."""
+    with _told(RuntimeError, extra=None):
+        yield
 
 
 def _fail(message: str, code: int) -> None:
@@ -374,6 +560,31 @@ def _progress_bar() -> Iterator[Progress]:
         yield advance
 
 
+@contextlib.contextmanager
+def _bytes_bar() -> Iterator[Callable[[str, int, int], None]]:
+    """A bar on stderr for what is being read or downloaded, in bytes."""
+    from rich import progress
+
+    columns = (
+        progress.TextColumn("{task.description}", markup=False),
+        progress.BarColumn(),
+        progress.DownloadColumn(),
+        progress.TransferSpeedColumn(),
+        progress.TimeRemainingColumn(),
+    )
+    tasks: dict[str, progress.TaskID] = {}
+    with progress.Progress(*columns, console=Console(stderr=True)) as bar:
+
+        def advance(stage: str, done: int, total: int) -> None:
+            if stage not in tasks:
+                tasks[stage] = bar.add_task(stage, total=total or None, completed=done)
+            bar.update(tasks[stage], completed=done, total=total or None)
+            if total and done >= total and not stage.startswith("downloading"):
+                bar.update(tasks.pop(stage), visible=False)
+
+        yield advance
+
+
 def _summary(report: PrepareReport, output: Path) -> dict[str, Any]:
     return {
         "output": str(output),
@@ -392,6 +603,15 @@ def _summary(report: PrepareReport, output: Path) -> dict[str, Any]:
 
 def _print_json(summary: Any) -> None:
     sys.stdout.write(json.dumps(summary) + "\n")
+
+
+def _print_table(table: Any, rows: Sequence[Any], title: str) -> None:
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=160)
+    console.print(title, highlight=False, markup=False, soft_wrap=True)
+    if rows:
+        console.print(table, highlight=False, markup=False)
 
 
 def _print_result(summary: dict[str, Any], result: str, *, as_json: bool) -> None:
@@ -450,6 +670,30 @@ def _print_summary(report: PrepareReport, summary: dict[str, Any]) -> None:
         if summary[key]:
             console.print(f"{key.replace('_', ' ')}: {summary[key]}", highlight=False)
     console.print(f"Report: {Path(summary['output'], REPORT_PAGE)}", highlight=False, markup=False, soft_wrap=True)
+
+
+def _print_conversion(report: Report, written: Path | None) -> None:
+    from rich.table import Table
+
+    table = Table("node", "became", "", "notes", show_lines=True)
+    for entry in report.entries:
+        table.add_row(
+            f"{entry.id} {entry.type}",
+            "\n".join(f"{new.id} {new.type}" for new in entry.became),
+            entry.status.value,
+            "\n".join(f"· {note}" for note in entry.notes),
+        )
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=160)
+    if report.entries:
+        console.print(table, highlight=False, markup=False)
+    files = [f"Model file, by its published name: {file}" for file in report.files]
+    for line in (*report.remarks, *files):
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+    console.print(f"Nodes that were not touched: {report.untouched}", highlight=False)
+    result = f"Written: {written}" if written else "Nothing was converted, so no file was written."
+    console.print(result, highlight=False, markup=False, soft_wrap=True)
 
 
 if __name__ == "__main__":

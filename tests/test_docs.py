@@ -29,8 +29,10 @@ PAGES = [README, AGENTS, ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.
 ROOMS_WITH_FILES = (
     "nodes",
     "models",
+    "migration",
     "hosts",
     "detectors",
+    "catalogue",
     "training",
     "world",
     "world/networks",
