@@ -212,7 +212,7 @@ class Planner:
     def _with_first_noise(self, context: Context, branch: Branch, noise: float) -> Branch:
         if context.adapter.is_faceid:
             if context.adapter.is_faceid_plus:
-                context.note("noise is left out: face_negative has no face vector", differs=True)
+                context.note("noise is left out of FaceID-plus", differs=True)
             return branch
         context.note("noise became a noise picture at face_negative, of the same kind but not the same", differs=True)
         method = branch.photos.method if branch.photos.method == "per_picture" else "stack"
@@ -298,15 +298,12 @@ class Planner:
         """What the unconditional side sees."""
         image = context.node.links.get("image_negative")
         adapter = context.adapter
-        if adapter.is_faceid:
-            if adapter.is_faceid_plus:
-                context.note(
-                    "the unconditional side sees grey, as FaceID-plus was trained; the other pack showed it "
-                    + ("image_negative" if image else "black")
-                    + ", and cut faces of SDXL models a little wider",
-                    differs=True,
-                )
+        if adapter.is_faceid and not adapter.is_faceid_plus:
             return None
+        if adapter.is_faceid_plus:
+            if "sdxl" in adapter.name.lower():
+                context.note("the other pack cut faces of SDXL models a little wider", differs=True)
+            photos = replace(photos, face_analysis=None, crop="whole", on_missing="skip")
         method = "per_picture" if photos.method == "per_picture" else "stack"
         if image is not None:
             if not self._sources.is_single(image):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import comfy.model_patcher
@@ -156,7 +156,7 @@ class BoLIDAdapterApply(io.ComfyNode):
                     optional=True,
                     advanced=True,
                     tooltip="Leave out the middle block, in both branches: reproduces pictures made with "
-                    "ComfyUI_IPAdapter_plus, which never reached it.",
+                    "ComfyUI_IPAdapter_plus, which has not reached it since September 2024.",
                 ),
                 io.Float.Input(
                     "lora_strength",
@@ -355,7 +355,7 @@ def apply_adapter(
     if face is not None:
         module.check_features(face)
     if face_negative is not None:
-        _check_negative(adapter, face, face_negative)
+        face_negative = _negative(adapter, face, face_negative)
     if face is not None:
         tokens = partial(module.face_tokens, face, face_negative)
         branches.append(make_branch("face", tokens, module.ip_adapter, face_settings, prefix=""))
@@ -422,16 +422,23 @@ def _check_settings(prefix: str, weight: str, settings: BranchSettings) -> None:
         raise ValueError(f"Unknown {prefix}weight_schedule {schedule!r}; choose one of {', '.join(WEIGHT_SCHEDULES)}.")
 
 
-def _check_negative(adapter: LoadedAdapter, face: Embeds | None, face_negative: Embeds) -> None:
+def _negative(adapter: LoadedAdapter, face: Embeds | None, face_negative: Embeds) -> Embeds:
+    """Photos to lead away from, as the adapter reads them: where it reads more than a face, nobody need be in them."""
     if face is None:
         raise ValueError(
             "face_negative is connected, but 'face' is not: there are photos to lead away from and none to lead to. "
             "Connect 'face' too, or disconnect face_negative."
         )
+    layout = adapter.adapter.layout
+    reads_both = layout.face_embed_dim is not None and layout.hidden_size is not None
+    if reads_both and face_negative.face_embeds is None and face_negative.hidden_states is not None:
+        nobody = torch.zeros(face_negative.hidden_states.shape[0], layout.face_embed_dim)
+        face_negative = replace(face_negative, face_embeds=nobody)
     try:
         adapter.adapter.check_features(face_negative)
     except ValueError as error:
         raise ValueError(f"face_negative: {error}") from None
+    return face_negative
 
 
 def _check_body_branch(adapter: LoadedAdapter) -> None:

@@ -259,6 +259,7 @@ class _Run:
         self._validation: dict[str, float] = {}
         self._log: RunLog | None = None
         self._skipped = 0
+        self._held_until = _cooldown_from(config)
 
     def go(self) -> dict[str, Any]:
         """Everything from the last checkpoint on."""
@@ -276,6 +277,7 @@ class _Run:
                 f"{run.output} has a checkpoint of step {start}, but run.steps is {run.steps}. Set it to at least "
                 f"{start}, or give another run.output."
             )
+        self._check_cooldown(start)
         if start == run.steps == self._folder.result_step():
             return self._result()
         if self._accelerator.is_main_process:
@@ -443,7 +445,7 @@ class _Run:
             return 0
         self._task.module.load_state_dict(state["module"])
         self._optimizer.load_state_dict(state["optimizer"])
-        self._check_cooldown(state)
+        self._held_until = state.get("cooldown_from", state["step"])
         if self._average is not None:
             self._average.load_state_dict(state["average"])
             self._average.to(self._accelerator.device)
@@ -452,10 +454,9 @@ class _Run:
         self._validation = state["validation"]
         return state["step"]
 
-    def _check_cooldown(self, state: dict[str, Any]) -> None:
+    def _check_cooldown(self, step: int) -> None:
         """More steps go on where fewer ended, but not once the learning rate has begun to fall."""
-        step, now = state["step"], _cooldown_from(self._config)
-        before = state.get("cooldown_from", step)
+        before, now = self._held_until, _cooldown_from(self._config)
         if before != now and step > min(before, now):
             raise ValueError(
                 f"The learning rate in {self._config.run.output} was held until step {before}, but with these "

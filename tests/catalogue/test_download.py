@@ -436,6 +436,7 @@ def test_a_clone_runs_without_being_installed(tmp_path: Path):
         capture_output=True,
         text=True,
         cwd=tmp_path,
+        env={name: value for name, value in os.environ.items() if name != "COMFYUI_DIR"},
     )
     assert answer.returncode == 1, answer.stderr
     summary = json.loads(answer.stdout)

@@ -166,6 +166,19 @@ def test_negative_photos(model, layout):
         assert (unconditional - plain[0]).abs().max() > 1e-2
 
 
+@torch.no_grad()
+def test_negative_photos_of_nobody(model):
+    """To FaceID-plus a picture without a face is one with an empty face vector."""
+    adapter, given = loaded_adapter("faceid_plus"), features(2, seed=50)
+    empty = Embeds(**given | {"face_embeds": torch.zeros_like(given["face_embeds"])})
+    nobody = Embeds(**given | {"face_embeds": None})
+    first, second = (
+        comfyui_evaluation(applied(model, adapter, face_negative=negative), "sd15")[4] for negative in (empty, nobody)
+    )
+    assert torch.equal(first, second)
+    assert not torch.equal(first, comfyui_evaluation(applied(model, adapter), "sd15")[4])
+
+
 # The log
 
 

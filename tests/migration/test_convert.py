@@ -435,7 +435,10 @@ def test_faceid_with_loaders_of_its_own(converted):
     assert only(new, "BoLIDAdapterLoader")["faceid_plus_version"] == "v2"
     preview = only(new, "PreviewImage")["images"]
     assert new[preview[0]]["inputs"] == encoder and preview[1] == 1
-    assert entries(report)["11"].status is Status.DIFFERS  # what the unconditional side of FaceID-plus sees
+    _, black = photos(new, apply["face_negative"])
+    assert (black["crop"], black["on_missing"]) == ("whole", "skip") and "face_analysis" not in black
+    assert new[black["images"][0]]["class_type"] == "EmptyImage"
+    assert entries(report)["11"].status is Status.SAME
 
 
 def test_the_lora_of_a_unified_loader_comes_once(converted):
@@ -468,7 +471,7 @@ def test_a_lora_that_reached_the_sampler_by_another_way(converted):
 
 @pytest.mark.parametrize(
     ("weight", "version", "status"),
-    [(1.0, "v2", Status.DIFFERS), (2.0, "v2", Status.DIFFERS)],
+    [(1.0, "v2", Status.SAME), (2.0, "v2", Status.DIFFERS)],
 )
 def test_the_weight_of_the_likeness(weight: float, version: str, status: Status, converted):
     old = copy.deepcopy(GRAPHS["faceid with loaders"])
