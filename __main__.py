@@ -323,7 +323,7 @@ def workflow_convert_command(
     Everything else in the graph stays as it is, seeds too; no file is overwritten. Ends with the code 1 if a node of
     another pack is left that has no counterpart.
     """
-    with _told_of_models():
+    with _told(extra=None):
         from .migration.convert import convert_file
         from .migration.sources import Options
 

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -132,7 +132,7 @@ def _write_pictures(folder: Path, count: int, *, people: int) -> None:
 def _networks_alone(folder: Path, pictures: int, people: int) -> Callable[[], None]:
     """Every network asked about every picture, in batches of the same size, from floats that are in memory."""
     from ..evaluation.networks import load_network
-    from ..evaluation.pictures import as_floats, shown_photo, squared
+    from ..evaluation.pictures import Shown, as_floats, shown_photo
     from ..evaluation.sources import Sources
     from ..training.features import load_people
 
@@ -142,7 +142,8 @@ def _networks_alone(folder: Path, pictures: int, people: int) -> Callable[[], No
         for person in load_people(settings.data, settings.base, to_train=False).test
         for photo in person.photos
     ]
-    drawn = [_pixels(path, squared) for path in sorted(settings.methods["given"].pictures.iterdir())]
+    given = sorted(settings.methods["given"].pictures.iterdir())
+    drawn = [Shown(key=path.name, path=path).pixels(128) for path in given]
     batches = torch.stack([*drawn, *photos]).split(settings.measures.batch_size)
     sources: list[Source] = Sources.of(settings.measures).all
 
@@ -155,14 +156,6 @@ def _networks_alone(folder: Path, pictures: int, people: int) -> Callable[[], No
                     network(as_floats(batch))
 
     return ask
-
-
-def _pixels(path: Path, squared: Callable[[Any, int], Any]) -> torch.Tensor:
-    import numpy as np
-    from PIL import Image
-
-    with Image.open(path) as image:
-        return torch.from_numpy(np.array(squared(image.convert("RGB"), 128))).movedim(-1, 0)
 
 
 def _evaluations(folder: Path, pictures: int, people: int) -> Callable[[], None]:

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path, PureWindowsPath
 from typing import Literal
 
+from ..models.image_encoders import IMAGE_ENCODERS
+
 Kind = Literal["adapter", "image encoder", "insightface pack", "pose model", "aesthetic model"]
 
 RESEARCH_ONLY = "non-commercial research"
@@ -69,23 +71,6 @@ class PublicFile:
     def target(self, models: Path) -> Path:
         """Where it belongs, in this models folder."""
         return models / self.folder / self.file
-
-
-@dataclass(frozen=True, kw_only=True)
-class ImageEncoder:
-    """What tells an image encoder: the widths of its features."""
-
-    name: str
-    title: str
-    hidden_size: int
-    image_embed_dim: int
-
-
-IMAGE_ENCODERS = (
-    ImageEncoder(name="clip-vit-l", title="CLIP ViT-L/14", hidden_size=1024, image_embed_dim=768),
-    ImageEncoder(name="clip-vit-h", title="CLIP ViT-H/14", hidden_size=1280, image_embed_dim=1024),
-    ImageEncoder(name="clip-vit-bigg", title="CLIP ViT-bigG/14", hidden_size=1664, image_embed_dim=1280),
-)
 
 
 def _adapter(

@@ -15,7 +15,8 @@ import torch
 from ..models.adapter import AdapterLayout
 from ..models.adapter_file import read_adapter
 from ..models.checkpoint import read_state_dict
-from .public_files import IMAGE_ENCODERS, PUBLIC_FILES, ImageEncoder, Kind
+from ..models.image_encoders import IMAGE_ENCODERS, ImageEncoder
+from .public_files import PUBLIC_FILES, Kind
 
 FAMILIES = {(16, 768): "SD1.5", (16, 1024): "SD2", (70, 2048): "SDXL"}
 """By the number of cross-attention layers and the width of the text."""

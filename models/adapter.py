@@ -10,6 +10,7 @@ from torch import nn
 
 from .body import Body, is_seen
 from .branch import ContextTokens
+from .image_encoders import IMAGE_ENCODERS
 from .references import Embeds, ImageFeatures
 
 
@@ -201,8 +202,8 @@ def _context(tokens: torch.Tensor, embeds: Embeds) -> torch.Tensor:
     return tokens if embeds.per_picture else tokens.flatten(0, 1).unsqueeze(0)
 
 
-ENCODER_BY_EMBED_DIM = {768: "CLIP ViT-L/14", 1024: "CLIP ViT-H/14", 1280: "CLIP ViT-bigG/14"}
-_ENCODER_BY_HIDDEN_SIZE = {1024: "CLIP ViT-L/14", 1280: "CLIP ViT-H/14", 1664: "CLIP ViT-bigG/14"}
+ENCODER_BY_EMBED_DIM = {encoder.image_embed_dim: encoder.title for encoder in IMAGE_ENCODERS}
+_ENCODER_BY_HIDDEN_SIZE = {encoder.hidden_size: encoder.title for encoder in IMAGE_ENCODERS}
 
 
 def _check_width(

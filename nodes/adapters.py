@@ -11,6 +11,7 @@ import comfy.model_patcher
 import torch
 from comfy_api.v0_0_2 import io
 
+from ..catalogue.recognise import FAMILIES
 from ..hosts.comfyui import LayerAddress, LoadedAdapter, add_faceid_lora, attach, layer_addresses, load_adapter
 from ..models.body import Body
 from ..models.branch import Branch, TokenSource
@@ -468,6 +469,5 @@ def _check_model(adapter: LoadedAdapter, addresses: list[LayerAddress]) -> None:
 
 
 def _family(layers: int, cross_attention_dim: int) -> str:
-    families = {(16, 768): "SD1.5", (16, 1024): "SD2", (70, 2048): "SDXL"}
-    name = families.get((layers, cross_attention_dim), "another model family")
+    name = FAMILIES.get((layers, cross_attention_dim), "another model family")
     return f"{name} ({layers} cross-attention layers, text width {cross_attention_dim})"

@@ -42,13 +42,6 @@ def clip_vision():
 
 
 @pytest.fixture(scope="module")
-def face_analysis(tmp_path_factory):
-    root = tmp_path_factory.mktemp("insightface")
-    write_face_analysis_pack(root)
-    return InsightFaceAnalysis(root=root, model_pack="generated")
-
-
-@pytest.fixture(scope="module")
 def photos(photographs) -> dict[str, torch.Tensor]:
     """[1, H, W, 3] each; `wall` is a part of a photograph without people, `night` holds nothing at all."""
     pictures = photographs | {"wall": photographs["bus"].crop((400, 0, 810, 400))}

@@ -13,22 +13,14 @@ from comfy_execution.graph import ExecutionBlocker
 from comfy_execution.validation import validate_node_input
 
 from bolid.detectors.crops import FACE_MARGIN, align_face, crop_for_encoder, to_uint8
-from bolid.detectors.faces import Face, InsightFaceAnalysis, MediaPipeFaceDetector
+from bolid.detectors.faces import Face, MediaPipeFaceDetector
 from bolid.nodes.encoding import MultiRefImageEncoder
 from bolid.nodes.face_boxes import FIRST, MIN_SIDE, OTHERS, draw_faces
 from bolid.nodes.faces import CROP_SIZE, BoLIDDetectFaces, parse_face_index
 
-from ..support.face_analysis import write_face_analysis_pack
 from .test_encoding import CoreFaceModel
 
 BLUE_BACK = (0, 0, 90)
-
-
-@pytest.fixture(scope="module")
-def face_analysis(tmp_path_factory):
-    root = tmp_path_factory.mktemp("insightface")
-    write_face_analysis_pack(root)
-    return InsightFaceAnalysis(root=root, model_pack="generated")
 
 
 @pytest.fixture(scope="module")

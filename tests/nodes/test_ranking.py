@@ -22,7 +22,6 @@ from safetensors.torch import save_file
 from torch import nn
 
 from bolid.detectors.crops import to_uint8
-from bolid.detectors.faces import InsightFaceAnalysis
 from bolid.models.body import Body
 from bolid.models.keypoints import JOINTS
 from bolid.models.references import References
@@ -31,7 +30,6 @@ from bolid.nodes.model_folders import register_model_folders
 from bolid.nodes.ranking import BoLIDRankImages
 
 from ..support.bodies import sitting, standing, upper_body
-from ..support.face_analysis import write_face_analysis_pack
 from ..support.small_models import small_clip_vision
 from .test_body import frame, small, without
 
@@ -44,13 +42,6 @@ TEXT_CONFIG = {"hidden_size": TEXT_WIDTH, "num_attention_heads": 4, "num_hidden_
 @pytest.fixture(scope="module")
 def clip_vision():
     return small_clip_vision(image_size=SIZE)
-
-
-@pytest.fixture(scope="module")
-def face_analysis(tmp_path_factory):
-    root = tmp_path_factory.mktemp("insightface")
-    write_face_analysis_pack(root)
-    return InsightFaceAnalysis(root=root, model_pack="generated")
 
 
 @pytest.fixture(scope="module")
