@@ -14,7 +14,9 @@ from local_server import LocalServer
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
-READY = "window.app?.graph && Object.keys(window.LiteGraph.registered_node_types).length > 100"
+# The frontend opens a workflow of its own when it starts; what a test opened before that one came would be replaced.
+READY = """() => window.app?.graph?._nodes.length > 0 && app.extensionManager.workflow?.activeWorkflow
+    && Object.keys(LiteGraph.registered_node_types).length > 100"""
 FAILED = pytest.StashKey[bool]()
 
 
