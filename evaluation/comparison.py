@@ -73,11 +73,13 @@ class Comparison:
         return found
 
     def differences(self, variants: Sequence[Variant]) -> list[dict[str, Any]]:
-        """Of every variant from the baseline, and of every number of photos from one photo, person by person."""
+        """Of every variant from the baseline, from one photo, and from what `compare_with` names, person by person."""
         found = []
         for variant in variants:
             one = Variant(method=variant.method, references=1, guidance_scale=variant.guidance_scale)
             pairs = [("baseline", self.baseline_of(variant)), ("one photo", one if one in variants else None)]
+            named = self._settings.methods[variant.method].compare_with
+            pairs += [("compare_with", self._counterpart(variant, name)) for name in named]
             for reason, against in pairs:
                 if against is not None and against != variant:
                     ours, theirs = self._table.variants[variant], self._table.variants[against]
@@ -92,11 +94,13 @@ class Comparison:
         return found
 
     def baseline_of(self, variant: Variant) -> Variant | None:
-        """The baseline's variant that comes nearest: of as many photos, else of most; of the same guidance, else of the
-        first. None for the baseline itself, or without one."""
+        """The baseline's counterpart of a variant; None for the baseline itself, or without one."""
         name = self._settings.baseline
-        if name is None or variant.method == name:
-            return None
+        return None if name is None or variant.method == name else self._counterpart(variant, name)
+
+    def _counterpart(self, variant: Variant, name: str) -> Variant:
+        """The variant of method `name` that comes nearest: of as many photos, else of most; of the same guidance, else
+        of the first."""
         theirs = [other for other in self._table.variants if other.method == name]
         photos = {other.references for other in theirs}
         references = variant.references if variant.references in photos else max(photos)

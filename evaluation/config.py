@@ -60,6 +60,7 @@ class MethodSettings(Section):
         target_pose: whether the body branch is told the pose of the picture whose caption is drawn.
         other_people: so many of the references show somebody else.
         other_body: whether the body branch sees photos of somebody else; what it then loses is what it knew.
+        compare_with: methods that it is compared with besides the baseline.
     """
 
     adapter: Path | None = None
@@ -72,6 +73,7 @@ class MethodSettings(Section):
     target_pose: bool = False
     other_people: NotNegativeCount = 0
     other_body: bool = False
+    compare_with: tuple[str, ...] = ()
 
     @property
     def adapter_files(self) -> tuple[Path, ...]:
@@ -177,7 +179,8 @@ class EvaluationSettings(Section):
 
     Attributes:
         output: folder for pictures and results; an evaluation that is there goes on.
-        baseline: name of the method that all others are compared with; none: only numbers of photos are compared.
+        baseline: name of the method that all others are compared with. Without one, numbers of photos are compared, and
+            what `compare_with` of a method names.
         data: people to draw; those who are held out of training are drawn.
         base: the models that the adapters belong to.
         measures: what is measured.
@@ -203,6 +206,12 @@ class EvaluationSettings(Section):
             raise ValueError(f"baseline is {self.baseline!r}, which is none of the methods {', '.join(self.methods)}")
         for name, method in self.methods.items():
             _check_method(name, method)
+            for other in method.compare_with:
+                if other not in self.methods or other in (name, self.baseline):
+                    raise ValueError(
+                        f"methods.{name}.compare_with has {other!r}; expected others of the methods "
+                        f"{', '.join(self.methods)}, without the baseline, with which all are compared"
+                    )
         if self.data.buckets:
             raise ValueError("data.buckets is true, but all methods draw square pictures: leave it out")
         if self.measures.attributes is not None and self.drawing.prompts:

@@ -29,8 +29,10 @@ def variant(method: str, references: int = 0, guidance_scale: float | None = 3.0
     return Variant(method=method, references=references, guidance_scale=guidance_scale)
 
 
-def comparison(toy: Toy, means: dict[Variant, float], *, baseline: str | None = "base", **changes: Any) -> Comparison:
-    methods = {name: {} for name in dict.fromkeys([*(each.method for each in means), "base"])}
+def comparison(
+    toy: Toy, means: dict[Variant, float], *, baseline: str | None = "base", methods: dict[str, Any] | None = None
+) -> Comparison:
+    methods = {name: {} for name in dict.fromkeys([*(each.method for each in means), "base"])} | (methods or {})
     settings = toy.settings(Path("out"), methods, baseline=baseline, measures={"resamples": RESAMPLES})
     table = Table()
     for number, (each, mean) in enumerate(means.items()):
@@ -103,6 +105,17 @@ def test_differences_are_paired(toy: Toy) -> None:
     like = differences[2]["columns"]["like"]
     assert [like[key] for key in ("mean", "low", "high")] == pytest.approx([expected.mean, expected.low, expected.high])
     assert differences[2]["columns"]["error"]["mean"] == pytest.approx(-like["mean"])
+
+
+def test_named_methods_are_compared(toy: Toy) -> None:
+    variants = [variant("m", 9, 2.0), variant("n", 1, 2.0), variant("n", 9, 1.0), variant("n", 9, 2.0)]
+    found = comparison(
+        toy, dict.fromkeys(variants, 0.5), baseline=None, methods={"m": {"compare_with": ["n"]}, "n": {}}
+    )
+    differences = found.differences(variants)
+    assert [(each["variant"], each["against"]) for each in differences if each["reason"] == "compare_with"] == [
+        (variant("m", 9, 2.0), variant("n", 9, 2.0))
+    ]
 
 
 def test_gap_closed_by_hand() -> None:
