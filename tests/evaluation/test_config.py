@@ -63,7 +63,7 @@ def test_numbers_of_photos_and_runs() -> None:
     ("sections", "message"),
     [
         ({"baseline": "bsae"}, "baseline is 'bsae', which is none of the methods base, mine"),
-        ({"methods": {"m": {"compare_with": ["n"]}}}, "methods.m.compare_with has 'n'; expected others of the methods m"),
+        ({"methods": {"m": {"compare_with": ["n"]}}}, "methods.m.compare_with has 'n'; expected others"),
         ({"methods": {"m": {"compare_with": ["m"]}}}, "methods.m.compare_with has 'm'"),
         ({"baseline": "m", "methods": {"m": {}, "n": {"compare_with": ["m"]}}}, "without the baseline"),
         ({"drawing": {"step": 3}}, "unknown key drawing.step \\(did you mean drawing.steps\\?\\)"),
