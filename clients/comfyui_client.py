@@ -8,7 +8,8 @@ It needs nothing but `requests` and knows nothing of BoLID: any API-form prompt 
     for picture in client.run(prompt):
         Path(picture.filename).write_bytes(picture.data)
 
-Only plain HTTP is used, no WebSocket: a program may poll, sleep and come back. Routes as in ComfyUI 0.30's server.py.
+Only plain HTTP is used, no WebSocket: a program may poll, sleep and come back. comfyui_events.py follows a run step by
+step. Routes as in ComfyUI 0.30's server.py.
 """
 
 from __future__ import annotations
@@ -24,6 +25,10 @@ import requests
 
 Prompt = Mapping[str, Mapping[str, Any]]
 """API form: node id -> {"class_type": str, "inputs": {...}}."""
+
+
+class ServerError(RuntimeError):
+    """Nothing answers at the address, or the server answers with an error of its own."""
 
 
 class PromptError(ValueError):
@@ -82,6 +87,14 @@ class Picture:
     data: bytes
 
 
+@dataclass(frozen=True)
+class Text:
+    """One text that a node showed: of 'Preview as Text' what came in, such as a report as JSON."""
+
+    node_id: str
+    text: str
+
+
 class ComfyUIClient:
     """Talks to one ComfyUI server.
 
@@ -89,15 +102,23 @@ class ComfyUIClient:
         address: e.g. "http://127.0.0.1:8188".
         timeout: seconds that one HTTP request may take (not a whole run: see `wait`).
 
-    Every method raises RuntimeError when nothing answers at the address or the server answers with an error.
+    Raises:
+        ValueError: the address has neither http:// nor https://.
+
+    Every method raises ServerError when nothing answers at the address or the server answers with an error.
     """
 
     def __init__(self, address: str, *, timeout: float = 30.0):
+        if urlsplit(address).scheme not in ("http", "https"):
+            raise ValueError(
+                f"address {address!r} begins neither with http:// nor with https://. Give http://host:port."
+            )
         self.address = address.rstrip("/")
         self.timeout = timeout
-        self._session = requests.Session()
         # A proxy from the environment cannot reach this machine's loopback.
-        self._session.trust_env = urlsplit(self.address).hostname not in ("127.0.0.1", "localhost", "::1")
+        self.trust_env = urlsplit(self.address).hostname not in ("127.0.0.1", "localhost", "::1")
+        self._session = requests.Session()
+        self._session.trust_env = self.trust_env
 
     def upload_image(
         self, image: bytes | str | Path, *, name: str | None = None, subfolder: str = "", overwrite: bool = True
@@ -127,17 +148,32 @@ class ComfyUIClient:
         ).json()
         return f"{answer['subfolder']}/{answer['name']}" if answer["subfolder"] else answer["name"]
 
-    def queue(self, prompt: Prompt) -> str:
+    def queue(
+        self,
+        prompt: Prompt,
+        *,
+        client_id: str | None = None,
+        prompt_id: str | None = None,
+        extra_data: Mapping[str, Any] | None = None,
+    ) -> str:
         """Queue a prompt and return its prompt_id.
+
+        Args:
+            prompt: the graph in API form.
+            client_id: whose WebSocket is told of the run.
+            prompt_id: a UUID of your own, in lower case; the server makes one otherwise.
+            extra_data: what else the server takes, e.g. {"preview_method": "latent2rgb"}.
 
         Raises:
             PromptError: the server found a node or an input at fault. Also where only some outputs are concerned: the
                 server starts on the others, and what is left of them is cancelled.
         """
-        response = self._request("POST", "/prompt", json={"prompt": prompt}, accept=(200, 400))
+        given = {"client_id": client_id, "prompt_id": prompt_id, "extra_data": extra_data}
+        body = {"prompt": prompt, **{name: value for name, value in given.items() if value is not None}}
+        response = self._request("POST", "/prompt", json=body, accept=(200, 400))
         answer = _json(response)
         if not isinstance(answer, dict):
-            raise RuntimeError(f"{self.address}/prompt answered HTTP {response.status_code}: {response.text[:500]}")
+            raise ServerError(f"{self.address}/prompt answered HTTP {response.status_code}: {response.text[:500]}")
         node_errors = answer.get("node_errors") or {}
         if response.status_code == 200 and not node_errors:
             return answer["prompt_id"]
@@ -171,17 +207,9 @@ class ComfyUIClient:
         """
         start = time.monotonic()
         while True:
-            # The queue is asked first: a prompt that ends between the two requests is then found in the history.
-            position = self._position(prompt_id)
-            history = self._request("GET", f"/history/{prompt_id}").json()
-            if prompt_id in history:
-                _raise_if_failed(history[prompt_id])
-                return history[prompt_id]
-            if position is None:
-                raise RuntimeError(
-                    f"{self.address} knows no prompt {prompt_id}: it was cancelled, or the server was started anew. "
-                    "Queue it again."
-                )
+            position, history = self.look_up(prompt_id)
+            if history is not None:
+                return history
             seconds = time.monotonic() - start
             if seconds > timeout:
                 raise TimeoutError(
@@ -192,6 +220,30 @@ class ComfyUIClient:
                 progress(Progress("running" if position == 0 else "queued", position, seconds))
             time.sleep(poll_interval)
 
+    def look_up(self, prompt_id: str) -> tuple[int | None, dict[str, Any] | None]:
+        """Say where a prompt stands, without waiting.
+
+        Returns:
+            The number of prompts that run before it (0: it runs itself) and None; or None and its history entry, once
+            it is done.
+
+        Raises:
+            ExecutionError: a node failed, or the run was interrupted.
+            RuntimeError: the server knows no such prompt (it was cancelled, or the server started anew).
+        """
+        # The queue is asked first: a prompt that ends between the two requests is then found in the history.
+        position = self._position(prompt_id)
+        history = self._request("GET", f"/history/{prompt_id}").json()
+        if prompt_id in history:
+            _raise_if_failed(history[prompt_id])
+            return None, history[prompt_id]
+        if position is None:
+            raise RuntimeError(
+                f"{self.address} knows no prompt {prompt_id}: it was cancelled, or the server was started anew. "
+                "Queue it again."
+            )
+        return position, None
+
     def images(self, history: Mapping[str, Any]) -> list[Picture]:
         """Fetch every picture of a history entry (what `wait` returns), in the order of node id and of the batch."""
         pictures = []
@@ -201,6 +253,11 @@ class ComfyUIClient:
                 data = self._request("GET", "/view", params=query).content
                 pictures.append(Picture(node_id, entry["filename"], entry["subfolder"], entry["type"], data))
         return pictures
+
+    def texts(self, history: Mapping[str, Any]) -> list[Text]:
+        """List every text of a history entry, in the order of node id. Nothing is fetched: texts stand in the entry."""
+        outputs = sorted(history["outputs"].items(), key=lambda item: _node_order(item[0]))
+        return [Text(node_id, str(text)) for node_id, output in outputs for text in output.get("text", ())]
 
     def run(
         self, prompt: Prompt, *, timeout: float = 600.0, progress: Callable[[Progress], None] | None = None
@@ -258,17 +315,17 @@ class ComfyUIClient:
         try:
             response = self._session.request(method, self.address + route, timeout=self.timeout, **arguments)
         except requests.ConnectionError as error:
-            raise RuntimeError(
+            raise ServerError(
                 f"no ComfyUI answers at {self.address} ({method} {route}). Start it (python main.py --port ...), or "
                 "check the address."
             ) from error
         except requests.Timeout as error:
-            raise RuntimeError(
+            raise ServerError(
                 f"{self.address} took longer than {self.timeout:g} s to answer {method} {route}. Is it overloaded? "
                 "ComfyUIClient(..., timeout=...) waits longer."
             ) from error
         if response.status_code not in accept:
-            raise RuntimeError(
+            raise ServerError(
                 f"{self.address} answered HTTP {response.status_code} to {method} {route}: "
                 f"{response.text.strip()[:500] or response.reason}"
             )
@@ -286,8 +343,13 @@ def _node_order(node_id: str) -> tuple[int, str]:
     return (int(node_id), "") if node_id.isdigit() else (0, node_id)
 
 
-def _name(node_id: str | None, class_type: str | None) -> str:
-    return f"node {node_id} ({class_type})"
+def describe_node(prompt: Mapping[str, Any], node_id: str | None, class_type: str | None = None) -> str:
+    """Return 'node 9 (CLIPTextEncode "Prompt")': id, class, and the title that the graph's author gave it, if any."""
+    node = prompt.get(str(node_id), {})
+    class_type = class_type or node.get("class_type")
+    title = (node.get("_meta") or {}).get("title")
+    named = class_type if title in (None, "", class_type) else f'{class_type} "{title}"'
+    return f"node {node_id} ({named})"
 
 
 def _sentence(message: str, details: str) -> str:
@@ -300,13 +362,13 @@ def _describe_refusal(answer: Mapping[str, Any], prompt: Prompt) -> str:
     for node_id, node in (answer.get("node_errors") or {}).items():
         for error in node["errors"]:
             sentence = _sentence(error["message"], error.get("details", ""))
-            lines.append(f"{_name(node_id, node['class_type'])}: {sentence}")
+            lines.append(f"{describe_node(prompt, node_id, node['class_type'])}: {sentence}")
     error = answer.get("error")
     if isinstance(error, dict) and not lines:
         where = error.get("extra_info", {})
         sentence = _sentence(error["message"], error.get("details", ""))
         if "node_id" in where:
-            sentence = f"{_name(where['node_id'], where.get('class_type'))}: {sentence}"
+            sentence = f"{describe_node(prompt, where['node_id'], where.get('class_type'))}: {sentence}"
         lines.append(sentence)
     elif error and not lines:
         lines.append(str(error))
@@ -317,8 +379,10 @@ def _raise_if_failed(history: Mapping[str, Any]) -> None:
     status = history.get("status") or {}
     if status.get("status_str") != "error":
         return
+    # (number, prompt_id, prompt, extra_data, output nodes)
+    prompt = history["prompt"][2]
     for event, data in status.get("messages", ()):
-        where = _name(data.get("node_id"), data.get("node_type"))
+        where = describe_node(prompt, data.get("node_id"), data.get("node_type"))
         if event == "execution_interrupted":
             raise ExecutionError(
                 f"the run was interrupted in {where}.",

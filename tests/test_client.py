@@ -154,13 +154,57 @@ def test_nobody_at_the_address():
         ComfyUIClient(address).system_stats()
 
 
+@pytest.mark.parametrize("address", ["127.0.0.1:8188", "localhost", "ftp://host"])
+def test_an_address_needs_its_scheme(address: str):
+    with pytest.raises(ValueError, match="begins neither with http:// nor with https://"):
+        ComfyUIClient(address)
+
+
+@pytest.mark.server
+def test_where_a_prompt_stands_is_told_without_waiting(client: ComfyUIClient):
+    prompt_id = client.queue(picture_prompt(color=2), prompt_id="5e1f6c0a-3f6e-4b55-9a57-0d0f4d1c2b3a")
+    assert prompt_id == "5e1f6c0a-3f6e-4b55-9a57-0d0f4d1c2b3a"
+    client.wait(prompt_id)
+    prompts_ahead, history = client.look_up(prompt_id)
+    assert prompts_ahead is None
+    assert len(client.images(history)) == 2
+    with pytest.raises(RuntimeError, match="knows no prompt"):
+        client.look_up("00000000-0000-0000-0000-000000000000")
+
+
+@pytest.mark.server
+def test_texts_come_with_the_node_that_showed_them(client: ComfyUIClient):
+    shown = {"class_type": "PreviewAny", "inputs": {"source": "two\nlines"}}
+    number = {"class_type": "PreviewAny", "inputs": {"source": 3}}
+    history = client.wait(client.queue({"10": shown, "2": number}))
+    assert [(text.node_id, text.text) for text in client.texts(history)] == [("2", "3"), ("10", "two\nlines")]
+
+
+@pytest.mark.server
+def test_a_message_names_the_title_that_tells_nodes_of_a_class_apart(client: ComfyUIClient):
+    prompt = picture_prompt(width=-3)
+    prompt["1"]["_meta"] = {"title": "Blue"}
+    with pytest.raises(PromptError, match=r'node 1 \(EmptyImage "Blue"\): Value -3'):
+        client.queue(prompt)
+    prompt = picture_prompt()
+    prompt["2"]["inputs"]["filename_prefix"] = "../../outside"
+    prompt["2"]["_meta"] = {"title": "Blue"}
+    with pytest.raises(ExecutionError, match=r'node 2 \(SaveImage "Blue"\) failed with'):
+        client.run(prompt)
+
+
 def test_bytes_need_a_name():
     with pytest.raises(ValueError, match="without a name"):
         ComfyUIClient("http://127.0.0.1:1").upload_image(b"")
 
 
-@pytest.mark.parametrize("file", sorted((ROOT / "clients").glob("*.py")), ids=lambda file: file.name)
+@pytest.mark.parametrize("file", sorted((ROOT / "clients").rglob("*.py")), ids=lambda file: file.name)
 def test_a_client_imports_nothing_of_this_project_and_only_requests_beside_the_standard_library(file: Path):
+    needs = {
+        "comfyui_events.py": {"aiohttp", "comfyui_client"},
+        "local_server.py": {"comfyui_client"},
+        "one_person.py": {"comfyui_client", "comfyui_events"},
+    }
     imported = set()
     for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
@@ -168,7 +212,7 @@ def test_a_client_imports_nothing_of_this_project_and_only_requests_beside_the_s
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0
             imported.add(str(node.module).split(".")[0])
-    assert imported - sys.stdlib_module_names <= {"requests", "comfyui_client"}
+    assert imported - sys.stdlib_module_names <= needs.get(file.name, {"requests"})
 
 
 def stand_in(folder: Path, code: str) -> Path:

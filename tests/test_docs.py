@@ -37,8 +37,10 @@ ROOMS_WITH_FILES = (
     "world",
     "world/networks",
     "evaluation",
+    "commands",
     "metrics",
     "clients",
+    "clients/examples",
     "scripts",
 )
 NO_ROOMS = ("build", "data", "output", "runs", "weights")
