@@ -301,10 +301,11 @@ def assert_picture_and_report(folder: Path) -> None:
 def test_the_session_of_the_page_runs(server: LocalServer, reader: Path):
     session = blocks("sh", "The routes, in order")
     assert session.count("http://127.0.0.1:8188") == 1
-    session = session.replace("http://127.0.0.1:8188", shlex.quote(server.address))
+    # Other tests upload other photos of these names to the same server.
+    session = session.replace("http://127.0.0.1:8188", shlex.quote(server.address)).replace("anna", "of_the_page")
     answer = subprocess.run(["bash", "-euo", "pipefail", "-c", session], cwd=reader, capture_output=True, text=True)
     assert answer.returncode == 0, answer.stderr
-    assert '"name": "1.jpg", "subfolder": "anna", "type": "input"' in answer.stdout
+    assert '"name": "1.jpg", "subfolder": "of_the_page", "type": "input"' in answer.stdout
     assert_picture_and_report(reader)
 
 
