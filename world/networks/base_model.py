@@ -10,14 +10,16 @@ from typing import Any
 
 import torch
 from diffusers import DDPMScheduler, UNet2DConditionModel
+from diffusers.models.attention_processor import AttnProcessor
 from PIL import Image
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from ...models.network_file import write_network
+from ...models.network_file import read_network, write_network
 from ...training.base import DTYPES, TIMESTEPS, Denoiser, autoencoder_fingerprint, to_latents, to_pictures
 from ...training.cache import TensorStore
 from ...training.data import Share
+from ...training.fingerprint import file_hash
 from ...training.losses import add_noise, reconstruction_loss, training_target
 from ...training.progress import Progress
 from ...training.randomness import keyed_generator
@@ -150,14 +152,35 @@ class BaseTask(NetworkTask):
             torch.manual_seed(config.run.seed)
             unet = UNet2DConditionModel(**self._unet_sizes)
             text = text_encoder(text_encoder_sizes(settings), len(self._vocabulary))
+        if settings.start is not None:
+            self._start_from(settings.start, unet, text)
+        if device.type == "cpu":
+            # There it is slow to go back through the fused attention: a step takes 1.25 times as long.
+            unet.set_attn_processor(AttnProcessor())
         if config.run.gradient_checkpointing:
             unet.enable_gradient_checkpointing()
         self.module = BaseStep(unet, text)
         self._latents: dict[int, torch.Tensor] = {}
 
+    def _start_from(self, path: Path, unet: UNet2DConditionModel, text: CLIPTextModel) -> None:
+        file = read_network(path, "base")
+        own = {"unet": self._unet_sizes, "text_encoder": text_encoder_sizes(self.config.base), "schedule": SCHEDULE}
+        different = [name for name, sizes in own.items() if file.sizes[name] != sizes]
+        if file.state_dict["tokens"].tolist() != list(self._vocabulary.tokens):
+            different.append("vocabulary")
+        if different:
+            raise ValueError(
+                f"base.start: {path} has another {' and '.join(different)} than this config and its captions; give a "
+                "base model that was trained with the same ones, or leave start out."
+            )
+        unet.load_state_dict(file.part("unet"))
+        text.load_state_dict(file.part("text_encoder"))
+
     def result_depends_on(self) -> dict[str, Any]:
-        """The autoencoder, and what all networks depend on."""
-        return {**super().result_depends_on(), "base.autoencoder": autoencoder_fingerprint(self._autoencoder)}
+        """The autoencoder, the weights with which learning begins, and what all networks depend on."""
+        depends_on = {**super().result_depends_on(), "base.autoencoder": autoencoder_fingerprint(self._autoencoder)}
+        start = self.config.base.start
+        return depends_on if start is None else {**depends_on, "base.start": file_hash(start)}
 
     def load_data(self, share: Share, progress: Progress) -> None:
         """See `NetworkTask.load_data`."""

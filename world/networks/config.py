@@ -119,6 +119,8 @@ class BaseSettings(TextEncoderSettings):
     Attributes:
         autoencoder: file of the trained autoencoder.
         cache: folder for the latents, which are computed once.
+        start: file of a base model of the same sizes and captions, with whose weights learning begins; random ones
+            without it.
         block_out_channels: widths of the denoiser's levels.
         layers_per_block: of each level.
         heads: of every attention in the denoiser.
@@ -127,6 +129,7 @@ class BaseSettings(TextEncoderSettings):
 
     autoencoder: Path
     cache: Path
+    start: Path | None = None
     block_out_channels: Annotated[tuple[Count, ...], Field(min_length=1)] = (128, 192)
     layers_per_block: Count = 1
     heads: Count = 4

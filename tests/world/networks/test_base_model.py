@@ -327,6 +327,58 @@ def test_another_kind_of_file_is_no_autoencoder(task: BaseTask, config: Config, 
         BaseTask(config("base", base={"autoencoder": str(tmp_path / "none.safetensors")}), device=CPU)
 
 
+# Going on from a base model
+
+
+def test_learning_goes_on_from_a_file(task: BaseTask, config: Config, tmp_path: Path):
+    start = tmp_path / "start.safetensors"
+    with torch.no_grad():
+        for weight in task.module.parameters():
+            weight.add_(0.01)
+    task.write_result(start, {})
+    again = BaseTask(config("base", base={"start": str(start)}), device=CPU)
+    known = task.module.state_dict()
+    for name, weight in again.module.state_dict().items():
+        torch.testing.assert_close(weight, known[name], atol=2e-3, rtol=2e-3)
+    depends_on = again.result_depends_on()
+    assert "base.start" not in task.result_depends_on()
+    moved = start.rename(tmp_path / "moved.safetensors")
+    assert BaseTask(config("base", base={"start": str(moved)}), device=CPU).result_depends_on() == depends_on
+
+
+@pytest.mark.parametrize(
+    ("base", "different"),
+    [
+        ({"layers_per_block": 2}, "unet"),
+        ({"text_layers": 2}, "text_encoder"),
+        ({"text_layers": 2, "layers_per_block": 2}, "unet and text_encoder"),
+    ],
+)
+def test_a_start_that_does_not_fit(
+    task: BaseTask,
+    config: Config,
+    tmp_path: Path,
+    base: dict[str, object],
+    different: str,
+):
+    start = tmp_path / "start.safetensors"
+    task.write_result(start, {})
+    with pytest.raises(ValueError, match=f"start.safetensors has another {different} than this config"):
+        BaseTask(config("base", base={**base, "start": str(start)}), device=CPU)
+
+
+def test_a_start_with_other_captions(
+    task: BaseTask, config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Its embeddings would be those of other tokens."""
+    start = tmp_path / "start.safetensors"
+    task.write_result(start, {})
+    tokens = Vocabulary([*task._vocabulary.tokens[:-3], 49405, *task._vocabulary.tokens[-2:]])
+    monkeypatch.setattr(base_model.Vocabulary, "of", classmethod(lambda cls, texts: tokens))
+    with pytest.raises(ValueError, match="start.safetensors has another vocabulary than this config"):
+        BaseTask(config("base", base={"start": str(start)}), device=CPU)
+
+
 def test_samples_are_drawn_beside_their_pictures(config: Config):
     run = {"sample_people": 2, "sample_steps": 2}
     task = BaseTask(config("base", run=run), device=CPU)

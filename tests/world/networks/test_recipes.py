@@ -77,6 +77,11 @@ def test_recipe_can_be_built_and_computes(path: Path, drawn: DrawnWorld, tmp_pat
         channels = recipe_of(path.with_name("autoencoder.toml")).autoencoder.latent_channels
         file = write_autoencoder(tmp_path / "autoencoder.safetensors", drawn, latent_channels=channels)
         overrides += [f'base.autoencoder="{file}"', f'base.cache="{tmp_path / "cache"}"']
+        if config.base.start is not None:
+            first = recipe_of(path.with_name(f"{config.base.start.parent.name}.toml"), *overrides)
+            start = tmp_path / "start.safetensors"
+            TASKS[first.network](first, device=torch.device("cpu")).write_result(start, {})
+            overrides.append(f'base.start="{start}"')
     if config.network == "recognition":
         overrides += ["run.batch_size=12", "recognition.people_per_batch=3"]
     config = recipe_of(path, *overrides)
