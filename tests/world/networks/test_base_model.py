@@ -367,9 +367,7 @@ def test_a_start_that_does_not_fit(
         BaseTask(config("base", base={**base, "start": str(start)}), device=CPU)
 
 
-def test_a_start_with_other_captions(
-    task: BaseTask, config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_a_start_with_other_captions(task: BaseTask, config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Its embeddings would be those of other tokens."""
     start = tmp_path / "start.safetensors"
     task.write_result(start, {})
