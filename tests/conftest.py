@@ -73,9 +73,14 @@ def comfyui_dir() -> Path:
 @pytest.fixture(scope="session")
 def server(comfyui_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalServer]:
     """A real ComfyUI server with this pack, under a folder name that is not the project's. Mark the test `server`."""
+    from .support.workflow_server import CACHE
+
     base_directory = tmp_path_factory.mktemp("comfyui")
     with LocalServer(
-        comfyui_dir=comfyui_dir, packs={"ComfyUI-BoLID-main": ROOT}, base_directory=base_directory
+        comfyui_dir=comfyui_dir,
+        packs={"ComfyUI-BoLID-main": ROOT},
+        base_directory=base_directory,
+        arguments=CACHE,
     ) as running:
         yield running
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -16,7 +17,8 @@ Denoise = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 CELL = 192
 """Side of a cell in pixels."""
 HEADER, GAP = 16, 4
-ROW = CELL + HEADER + GAP
+CHARACTER, LINE = 6, 12
+"""Width of an average character of a caption, and height of a line, in pixels."""
 
 
 @torch.no_grad()
@@ -53,18 +55,22 @@ def grid(
 ) -> Image.Image:
     """Pictures in rows, each fitted into a square cell, under the names of the columns and above the row's caption."""
     width = len(columns) * (CELL + GAP) + GAP
-    sheet = Image.new("RGB", (width, HEADER + len(rows) * ROW), "white")
+    # The built-in font has no other letters.
+    texts = [caption.encode("latin-1", errors="replace").decode("latin-1") for caption in captions]
+    wrapped = [textwrap.wrap(text, width // CHARACTER) for text in texts]
+    row_height = CELL + HEADER + GAP + LINE * (max(map(len, wrapped), default=1) - 1)
+    sheet = Image.new("RGB", (width, HEADER + len(rows) * row_height), "white")
     draw = ImageDraw.Draw(sheet)
     for column, name in enumerate(columns):
         draw.text((GAP + column * (CELL + GAP), 2), name, fill="black")
-    for row, (pictures, caption) in enumerate(zip(rows, captions, strict=True)):
-        # The built-in font has no other letters.
-        text = caption.encode("latin-1", errors="replace").decode("latin-1")
-        draw.text((GAP, HEADER + row * ROW + GAP + CELL), text, fill="black")
+    for row, (pictures, lines) in enumerate(zip(rows, wrapped, strict=True)):
+        top = HEADER + row * row_height + GAP
+        for number, line in enumerate(lines):
+            draw.text((GAP, top + CELL + number * LINE), line, fill="black")
         for column, image in enumerate(pictures):
             if image is not None:
                 scale = CELL / max(image.size)
                 size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
-                place = (GAP + column * (CELL + GAP), HEADER + GAP + row * ROW)
+                place = (GAP + column * (CELL + GAP), top)
                 sheet.paste(image.convert("RGB").resize(size, Image.Resampling.LANCZOS), place)
     return sheet

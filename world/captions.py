@@ -101,7 +101,7 @@ def describe(
     doing: Sequence[str] = SMILING if framing == "portrait" and action == "standing" else DOING[action]
     plain_medium = draws.choice(FRAMED[framing]) + draws.choice(MEDIA[style])
     parts = {
-        "medium": f"{_article(plain_medium)} {plain_medium}",
+        "medium": f"{article(plain_medium)} {plain_medium}",
         "plain_medium": plain_medium,
         "who": draws.choice(WHO),
         "action": draws.choice(doing).format(balloon=balloon_colour),
@@ -115,12 +115,12 @@ def describe(
 def garment_phrase(garment: Top) -> str:
     """As in "a striped red and white t-shirt"."""
     kind: TopKind = garment.kind
-    accent = f"{_article(garment.accent)} {garment.accent}" if garment.pattern == "emblem" else garment.accent
+    accent = f"{article(garment.accent)} {garment.accent}" if garment.pattern == "emblem" else garment.accent
     phrase = PATTERNED[garment.pattern].format(colour=garment.colour, accent=accent, kind=kind)
-    return f"{_article(phrase)} {phrase}"
+    return f"{article(phrase)} {phrase}"
 
 
-def _article(phrase: str) -> str:
+def article(phrase: str) -> str:
     return "an" if phrase[0] in "aeiou" else "a"
 
 

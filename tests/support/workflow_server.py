@@ -21,6 +21,9 @@ WORKFLOWS = ROOT / "workflows"
 PACK_FOLDER = "ComfyUI-BoLID-main"
 NAMES = sorted(file.stem for file in (WORKFLOWS / "api").glob("*.json"))
 PHOTO_FOLDER = "bolid_demo"
+CACHE = ("--cache-ram", "0.1")
+"""For `LocalServer`: ComfyUI's default way to cache, but it does not forget the prompt that runs when large models of
+other tests leave less than a tenth of the memory."""
 
 # ViT-H and bigG take seconds a photo and a prompt on a CPU: of these workflows the picture and the run are made small.
 DEMO_LOADER = "BoLIDDemoModelLoader"
@@ -35,7 +38,9 @@ def server_with_public_files(
     with tempfile.TemporaryDirectory(prefix="workflows-", dir=parent) as folder:
         base = Path(folder)
         write_public_files(base / "models")
-        with LocalServer(comfyui_dir=comfyui_dir, packs={PACK_FOLDER: ROOT}, base_directory=base) as server:
+        with LocalServer(
+            comfyui_dir=comfyui_dir, packs={PACK_FOLDER: ROOT}, base_directory=base, arguments=CACHE
+        ) as server:
             for index in range(2):
                 server.client.upload_image(
                     png(photographs[f"carphone_{index}"]), name=f"{index}.png", subfolder=PHOTO_FOLDER

@@ -24,6 +24,8 @@ from ...training.losses import add_noise, reconstruction_loss, training_target
 from ...training.progress import Progress
 from ...training.randomness import keyed_generator
 from ...training.samples import grid, sampled_latents, to_image
+from ..draws import Draws
+from ..looks import every_phrase, with_looks
 from .autoencoder import load_autoencoder
 from .config import BaseSettings, BaseTraining
 from .dataset import Pictures
@@ -145,7 +147,7 @@ class BaseTask(NetworkTask):
     def __init__(self, config: BaseTraining, *, device: torch.device):
         super().__init__(config, device=device)
         settings = config.base
-        self._vocabulary = Vocabulary.of(self.training.captions)
+        self._vocabulary = Vocabulary.of([*self.training.captions, *(every_phrase() if settings.looks else ())])
         self._autoencoder = load_autoencoder(settings.autoencoder)
         self._unet_sizes = denoiser_sizes(settings, latent_channels=self._autoencoder.config.latent_channels)
         with torch.random.fork_rng(devices=[]):
@@ -166,15 +168,22 @@ class BaseTask(NetworkTask):
         file = read_network(path, "base")
         own = {"unet": self._unet_sizes, "text_encoder": text_encoder_sizes(self.config.base), "schedule": SCHEDULE}
         different = [name for name, sizes in own.items() if file.sizes[name] != sizes]
-        if file.state_dict["tokens"].tolist() != list(self._vocabulary.tokens):
-            different.append("vocabulary")
         if different:
             raise ValueError(
-                f"base.start: {path} has another {' and '.join(different)} than this config and its captions; give a "
-                "base model that was trained with the same ones, or leave start out."
+                f"base.start: {path} has another {' and '.join(different)} than this config; give a base model that "
+                "was trained with the same sizes, or leave start out."
             )
         unet.load_state_dict(file.part("unet"))
-        text.load_state_dict(file.part("text_encoder"))
+        state_dict = file.part("text_encoder")
+        (name,) = [key for key in state_dict if key.endswith("token_embedding.weight")]
+        # Words that it has not read yet stay random.
+        spread = Vocabulary(file.state_dict["tokens"].tolist()).spread(state_dict[name])
+        fresh = text.state_dict()[name].clone()
+        known = torch.isin(torch.tensor(self._vocabulary.tokens), file.state_dict["tokens"])
+        numbers = torch.tensor(self._vocabulary.tokens)[known]
+        fresh[0] = state_dict[name][0]
+        fresh[1:][known] = spread[numbers]
+        text.load_state_dict({**state_dict, name: fresh})
 
     def result_depends_on(self) -> dict[str, Any]:
         """The autoencoder, the weights with which learning begins, and what all networks depend on."""
@@ -229,17 +238,30 @@ class BaseTask(NetworkTask):
         timesteps = torch.cat([torch.randint(TIMESTEPS, (1,), generator=each) for each in generators])
         noise = torch.stack([torch.randn(latents.shape[1:], generator=each) for each in generators])
         dropped = [float(torch.rand((), generator=each)) < self.config.base.drop_text for each in generators]
-        is_training = pictures is self.training
-        captions = [
-            "" if drop and is_training else pictures.captions[number]
-            for number, drop in zip(numbers, dropped, strict=True)
-        ]
+        captions = [pictures.captions[number] for number in numbers]
+        if pictures is self.training:
+            captions = [
+                "" if drop else self._maybe_with_looks(pictures, number, each)
+                for number, drop, each in zip(numbers, dropped, generators, strict=True)
+            ]
         return Noised(
             names=pictures.names(numbers),
             latents=latents,
             noise=noise,
             timesteps=timesteps,
             ids=self._vocabulary.ids(captions),
+        )
+
+    def _maybe_with_looks(self, pictures: Pictures, number: int, generator: torch.Generator) -> str:
+        if float(torch.rand((), generator=generator)) >= self.config.base.looks:
+            return pictures.captions[number]
+        key = int(torch.randint(2**62, (), generator=generator))
+        return with_looks(
+            pictures.captions[number],
+            identity=pictures.identities[number],
+            attributes=pictures.attributes[number],
+            joints=pictures.joints[number].tolist(),
+            draws=Draws("looks", key),
         )
 
     def measures(self, batch: Noised) -> dict[str, torch.Tensor]:
@@ -252,7 +274,7 @@ class BaseTask(NetworkTask):
         run = self.config.run
         rows, captions = [], []
         for row, number in enumerate(self.held_out.spread(run.sample_people)):
-            caption = self.held_out.captions[number]
+            caption = self._maybe_with_looks(self.held_out, number, keyed_generator(run.seed, "sampled looks", row))
             ids = self._vocabulary.ids(["", caption]).to(self.device)
             shape = self._latents[id(self.held_out)].shape[1:]
             noise = torch.randn(1, *shape, generator=keyed_generator(run.seed, "samples", row)).to(self.device)

@@ -119,12 +119,12 @@ class BaseSettings(TextEncoderSettings):
     Attributes:
         autoencoder: file of the trained autoencoder.
         cache: folder for the latents, which are computed once.
-        start: file of a base model of the same sizes and captions, with whose weights learning begins; random ones
-            without it.
+        start: file of a base model of the same sizes, with whose weights learning begins; random ones without it.
         block_out_channels: widths of the denoiser's levels.
         layers_per_block: of each level.
         heads: of every attention in the denoiser.
         drop_text: share of the pictures that are learned from without their caption.
+        looks: share of the captions that go on with what the picture shows of its person (see `world.looks`).
     """
 
     autoencoder: Path
@@ -134,6 +134,7 @@ class BaseSettings(TextEncoderSettings):
     layers_per_block: Count = 1
     heads: Count = 4
     drop_text: Fraction = 0.1
+    looks: Fraction = 0.0
 
     @model_validator(mode="after")
     def _fits_together(self) -> BaseSettings:

@@ -367,14 +367,36 @@ def test_a_start_that_does_not_fit(
         BaseTask(config("base", base={**base, "start": str(start)}), device=CPU)
 
 
-def test_a_start_with_other_captions(task: BaseTask, config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """Its embeddings would be those of other tokens."""
+def test_words_that_a_start_has_not_read_are_new(task: BaseTask, config: Config, tmp_path: Path):
     start = tmp_path / "start.safetensors"
     task.write_result(start, {})
-    tokens = Vocabulary([*task._vocabulary.tokens[:-3], 49405, *task._vocabulary.tokens[-2:]])
-    monkeypatch.setattr(base_model.Vocabulary, "of", classmethod(lambda cls, texts: tokens))
-    with pytest.raises(ValueError, match="start.safetensors has another vocabulary than this config"):
-        BaseTask(config("base", base={"start": str(start)}), device=CPU)
+    again = BaseTask(config("base", base={"start": str(start), "looks": 0.5}), device=CPU)
+    fresh = BaseTask(config("base", base={"looks": 0.5}), device=CPU)
+    tables = [
+        dict(zip((-1, *one._vocabulary.tokens), one.module.text.get_input_embeddings().weight, strict=True))
+        for one in (task, again, fresh)
+    ]
+    old, found, random = tables
+    assert len(found) > len(old) and set(old) < set(found)
+    for token, row in found.items():
+        torch.testing.assert_close(row, old.get(token, random[token]), atol=1e-4, rtol=1e-3)
+
+
+# Looks
+
+
+def test_some_captions_go_on_with_looks(config: Config):
+    task = BaseTask(config("base", base={"looks": 0.4, "drop_text": 0.0}), device=CPU)
+    task.load_data(ALONE, silent)
+    pictures, number = task.training, 5
+    (plain,) = task._vocabulary.ids([pictures.captions[number]])
+    batch = task.batch_of(pictures, [number] * 400, generators(400, "looks"))
+    with_more = ~(batch.ids == plain).all(dim=1)
+    assert float(with_more.float().mean()) == pytest.approx(0.4, abs=0.08)
+    assert len({tuple(row) for row in batch.ids[with_more].tolist()}) > 100
+    assert (batch.ids > 0).all()  # every word has a number
+    held_out = task.batch_of(task.held_out, [number] * 50, generators(50, "looks"))
+    assert (held_out.ids == task._vocabulary.ids([task.held_out.captions[number]])).all()
 
 
 def test_samples_are_drawn_beside_their_pictures(config: Config):
@@ -382,10 +404,14 @@ def test_samples_are_drawn_beside_their_pictures(config: Config):
     task = BaseTask(config("base", run=run), device=CPU)
     task.load_data(ALONE, silent)
     sheet = task.sample_grid(torch.no_grad)
-    assert sheet.size == (2 * 196 + 4, 16 + 2 * 212)
+    # Of the two captions the longer one takes some lines more.
+    row_height, rest = divmod(sheet.height - 16, 2)
+    lines, no_part = divmod(row_height - 212, 12)
+    assert sheet.width == 2 * 196 + 4 and (rest, no_part) == (0, 0) and 0 <= lines < 4
     assert np.array_equal(np.asarray(sheet), np.asarray(task.sample_grid(torch.no_grad)))
     held_out: Pictures = task.held_out
     for row, number in enumerate((0, len(held_out) // 2)):
-        shown = sheet.crop((4, 20 + row * 212, 196, 20 + row * 212 + 192)).resize((64, 64))
+        top = 20 + row * row_height
+        shown = sheet.crop((4, top, 196, top + 192)).resize((64, 64))
         seen = torch.tensor(np.asarray(shown)).movedim(-1, 0) / 127.5 - 1
         assert (seen - held_out.pixels([number])[0]).abs().mean() < 0.05
