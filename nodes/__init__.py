@@ -6,6 +6,7 @@ from .adapters import BoLIDAdapterApply, BoLIDAdapterLoader
 from .aggregation import PoolingAggregator, SelfAttnAggregator
 from .body import BodyLandmarkEncoder
 from .demo import BoLIDDemoModelLoader
+from .demo_people import BoLIDDemoPhotos, BoLIDDemoPoseDetector
 from .embeds_files import BoLIDLoadEmbeds, BoLIDSaveEmbeds
 from .encoding import MultiRefImageEncoder
 from .faces import BoLIDDetectFaces, BoLIDFaceAnalysisLoader
@@ -31,6 +32,8 @@ NODES: list[type[io.ComfyNode]] = [
     BoLIDRegion,
     BoLIDRankImages,
     BoLIDDemoModelLoader,
+    BoLIDDemoPhotos,
+    BoLIDDemoPoseDetector,
 ]
 
 

@@ -132,6 +132,12 @@ CONTRACTS: dict[str, tuple[dict[str, str], dict[str, str], dict[str, str]]] = {
         {},
         {"model": "MODEL", "clip": "CLIP", "vae": "VAE", "clip_vision": "CLIP_VISION", "adapter": "BOLID_ADAPTER"},
     ),
+    "BoLIDDemoPhotos": ({"person": COMBO, "first": "INT", "count": "INT"}, {}, {"images": "IMAGE"}),
+    "BoLIDDemoPoseDetector": (
+        {"images": "IMAGE"},
+        {},
+        {"pose_keypoint": "POSE_KEYPOINT", "preview": "IMAGE"},
+    ),
 }
 FACE_CHOICES = ["largest", "most_central", "left_to_right", "right_to_left", "top_to_bottom"]
 COMBOS = {
@@ -155,6 +161,7 @@ COMBOS = {
     ("BoLIDRankImages", "crop"): ["whole", "face", "person"],
     ("BoLIDRankImages", "pose_model"): ["bundled"],
     ("BoLIDDemoModelLoader", "method"): ["ip_adapter", "self_attention", "bolid"],
+    ("BoLIDDemoPhotos", "person"): ["person_802", "person_806", "person_807", "person_809", "person_811"],
 }
 ADVANCED = {
     "attn_mask",
@@ -300,6 +307,7 @@ def test_only_nodes_that_look_at_many_photos_take_lists():
         "BoLIDRankImages",
         "BoLIDDetectFaces",
         "BoLIDNoiseReference",
+        "BoLIDDemoPoseDetector",
     }
     (images,) = schemas()["BoLIDLoadReferences"].outputs
     ranked, scores = schemas()["BoLIDRankImages"].outputs

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +30,8 @@ from ..looks import every_phrase, with_looks
 from .autoencoder import load_autoencoder
 from .config import BaseSettings, BaseTraining
 from .dataset import Pictures
+from .principal import CELL
+from .spots import PartsHead, parts_loss, spots_of
 from .task import NetworkTask, PictureBatch
 from .vocabulary import LENGTH, Vocabulary
 
@@ -90,21 +93,24 @@ class Noised(PictureBatch):
         latents, noise: [b, C, h, w].
         timesteps: [b].
         ids: [b, 77] numbers of the caption's tokens.
+        spots: see `spots.spots_of`; None where nothing is learned from them.
     """
 
     latents: torch.Tensor
     noise: torch.Tensor
     timesteps: torch.Tensor
     ids: torch.Tensor
+    spots: torch.Tensor | None = None
 
 
 class BaseStep(nn.Module):
     """Noised pictures → terms of the loss, per picture."""
 
-    def __init__(self, unet: UNet2DConditionModel, text: CLIPTextModel):
+    def __init__(self, unet: UNet2DConditionModel, text: CLIPTextModel, parts: PartsHead | None = None):
         super().__init__()
         self.unet = unet
         self.text = text
+        self.parts = parts
         self.denoiser = Denoiser(unet=unet, scheduler=DDPMScheduler(**SCHEDULE))
 
     def forward(self, batch: Noised) -> dict[str, torch.Tensor]:
@@ -114,7 +120,8 @@ class BaseStep(nn.Module):
         with which drawing begins.
         """
         noisy = add_noise(batch.latents, batch.noise, self.denoiser.alphas_cumprod, batch.timesteps)
-        prediction = self.denoise(noisy, batch.timesteps, self.text(batch.ids).last_hidden_state)
+        with _middle_of(self.unet) as middle:
+            prediction = self.denoise(noisy, batch.timesteps, self.text(batch.ids).last_hidden_state)
         target = training_target(
             batch.latents,
             batch.noise,
@@ -122,7 +129,7 @@ class BaseStep(nn.Module):
             batch.timesteps,
             prediction_type=self.denoiser.prediction_type,
         )
-        return {
+        terms = {
             "reconstruction": reconstruction_loss(
                 prediction,
                 target,
@@ -131,6 +138,9 @@ class BaseStep(nn.Module):
                 prediction_type=self.denoiser.prediction_type,
             )
         }
+        if self.parts is not None:
+            terms["parts"] = parts_loss(self.parts(middle[0]), batch.spots)
+        return terms
 
     def denoise(self, noisy: torch.Tensor, timesteps: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
         """[b, C, h, w] in float32."""
@@ -139,14 +149,26 @@ class BaseStep(nn.Module):
         )
 
 
+@contextlib.contextmanager
+def _middle_of(unet: UNet2DConditionModel) -> Iterator[list[torch.Tensor]]:
+    """Gets what the denoiser's middle block gives, [b, C, h, w], each time that it is called."""
+    found: list[torch.Tensor] = []
+    handle = unet.mid_block.register_forward_hook(lambda module, inputs, output: found.append(output))
+    try:
+        yield found
+    finally:
+        handle.remove()
+
+
 class BaseTask(NetworkTask):
     """See `NetworkTask`."""
-
-    terms = {"reconstruction": 1.0}
 
     def __init__(self, config: BaseTraining, *, device: torch.device):
         super().__init__(config, device=device)
         settings = config.base
+        self.terms = {"reconstruction": 1.0}
+        if settings.parts:
+            self.terms["parts"] = settings.parts
         self._vocabulary = Vocabulary.of([*self.training.captions, *(every_phrase() if settings.looks else ())])
         self._autoencoder = load_autoencoder(settings.autoencoder)
         self._unet_sizes = denoiser_sizes(settings, latent_channels=self._autoencoder.config.latent_channels)
@@ -154,6 +176,8 @@ class BaseTask(NetworkTask):
             torch.manual_seed(config.run.seed)
             unet = UNet2DConditionModel(**self._unet_sizes)
             text = text_encoder(text_encoder_sizes(settings), len(self._vocabulary))
+            widths = settings.block_out_channels
+            parts = PartsHead(widths[-1], CELL * 2 ** (len(widths) - 1)) if settings.parts else None
         if settings.start is not None:
             self._start_from(settings.start, unet, text)
         if device.type == "cpu":
@@ -161,7 +185,7 @@ class BaseTask(NetworkTask):
             unet.set_attn_processor(AttnProcessor())
         if config.run.gradient_checkpointing:
             unet.enable_gradient_checkpointing()
-        self.module = BaseStep(unet, text)
+        self.module = BaseStep(unet, text, parts)
         self._latents: dict[int, torch.Tensor] = {}
 
     def _start_from(self, path: Path, unet: UNet2DConditionModel, text: CLIPTextModel) -> None:
@@ -250,6 +274,7 @@ class BaseTask(NetworkTask):
             noise=noise,
             timesteps=timesteps,
             ids=self._vocabulary.ids(captions),
+            spots=spots_of(pictures, numbers) if self.module.parts else None,
         )
 
     def _maybe_with_looks(self, pictures: Pictures, number: int, generator: torch.Generator) -> str:
@@ -265,7 +290,7 @@ class BaseTask(NetworkTask):
         )
 
     def measures(self, batch: Noised) -> dict[str, torch.Tensor]:
-        """The term itself says all that can be measured without drawing."""
+        """The terms themselves say all that can be measured without drawing."""
         return {}
 
     @torch.no_grad()

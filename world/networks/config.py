@@ -125,6 +125,8 @@ class BaseSettings(TextEncoderSettings):
         heads: of every attention in the denoiser.
         drop_text: share of the pictures that are learned from without their caption.
         looks: share of the captions that go on with what the picture shows of its person (see `world.looks`).
+        parts: weight of the term that reads off the denoiser's middle what each spot of the picture shows: parts of the
+            person, or none.
     """
 
     autoencoder: Path
@@ -135,6 +137,7 @@ class BaseSettings(TextEncoderSettings):
     heads: Count = 4
     drop_text: Fraction = 0.1
     looks: Fraction = 0.0
+    parts: NotNegative = 0.0
 
     @model_validator(mode="after")
     def _fits_together(self) -> BaseSettings:

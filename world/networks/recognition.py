@@ -17,21 +17,18 @@ from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 from ...models.network_file import read_network, write_network
 from ...training.samples import grid, to_image
-from ..parts import PARTS
 from ..pictures import SIDE
 from ..separability import area_under_curve
 from .config import HEAD_WIDTH, RecognitionSettings, RecognitionTraining
 from .dataset import Pictures
 from .heads import Heads, answers_of, heads_loss, heads_measures
 from .principal import sampled_numbers, start_patches
+from .spots import PartsHead, parts_loss, spots_of
 from .task import NetworkTask, PictureBatch
 
 PATCH = 16
 TEMPERATURE = 0.1
 PICTURES_TO_CHOOSE_FROM = 400
-
-SPOT = 4
-"""Pixels along a side of what is one answer about the parts of a picture."""
 
 
 def recognition_sizes(settings: RecognitionSettings) -> dict[str, Any]:
@@ -87,11 +84,12 @@ class Recogniser(nn.Module):
         return self.with_tokens(pixels)[0]
 
     def with_tokens(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Also what adapters read of a transformer: [b, tokens, width] of its last layer but one, a token per patch."""
+        """Also what adapters read of a transformer: [b, width, h, w] of its last layer but one, patch by patch."""
         pixels = normalised(pixels)
         if self.kind == "transformer":
             output = self.network(pixels, output_hidden_states=True)
-            return output.image_embeds.float(), output.hidden_states[-2][:, 1:]
+            side = SIDE // PATCH
+            return output.image_embeds.float(), output.hidden_states[-2][:, 1:].mT.unflatten(-1, (side, side))
         pixels = pixels.contiguous(memory_format=torch.channels_last)
         return self.projection(self.network(pixels).pooler_output.flatten(1)).float(), None
 
@@ -104,28 +102,13 @@ class People(PictureBatch):
         pixels: [b, 3, S, S] in -1 to 1.
         people: [b] numbers.
         truths: see `heads.answers_of`.
-        spots: [b, S/4, S/4] number of the part that 4×4 pixels show in their middle, see `world.parts`; None where
-            nothing is learned from them.
+        spots: see `spots.spots_of`; None where nothing is learned from them.
     """
 
     pixels: torch.Tensor
     people: torch.Tensor
     truths: dict[str, torch.Tensor]
     spots: torch.Tensor | None
-
-
-class PartsHead(nn.Module):
-    """Tokens [b, n, width] → logits [b, parts, S/4, S/4] of what each spot of the picture shows."""
-
-    def __init__(self, width: int):
-        super().__init__()
-        self.layer = nn.Linear(width, len(PARTS) * (PATCH // SPOT) ** 2)
-
-    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
-        """Float32."""
-        side = SIDE // PATCH
-        maps = self.layer(tokens).float().movedim(1, -1).unflatten(-1, (side, side))
-        return functional.pixel_shuffle(maps, PATCH // SPOT)
 
 
 class RecognitionStep(nn.Module):
@@ -142,9 +125,7 @@ class RecognitionStep(nn.Module):
         embeds, tokens = self.recogniser.with_tokens(batch.pixels)
         terms = {"contrast": supervised_contrast(embeds, batch.people)}
         if self.parts is not None:
-            logits = self.parts(tokens)
-            loss = functional.cross_entropy(logits, batch.spots, reduction="none")
-            terms["parts"] = loss.mean(dim=(1, 2))
+            terms["parts"] = parts_loss(self.parts(tokens), batch.spots)
         if self.heads.layers:
             terms["heads"] = heads_loss(self.heads(embeds), batch.truths)
         return terms
@@ -190,7 +171,7 @@ class RecognitionTask(NetworkTask):
             self.module = RecognitionStep(
                 Recogniser(self._sizes),
                 Heads(settings.dim, settings.heads),
-                PartsHead(settings.width) if settings.parts else None,
+                PartsHead(settings.width, PATCH) if settings.parts else None,
             )
         if settings.kind == "transformer":
             sampled = sampled_numbers(len(self.training), seed=config.run.seed)
@@ -207,7 +188,7 @@ class RecognitionTask(NetworkTask):
             pixels=pictures.pixels(numbers),
             people=pictures.people[numbers],
             truths={head: truth[numbers] for head, truth in self._truths[id(pictures)].items()},
-            spots=pictures.parts(numbers)[:, SPOT // 2 :: SPOT, SPOT // 2 :: SPOT] if self.module.parts else None,
+            spots=spots_of(pictures, numbers) if self.module.parts else None,
         )
 
     def measures(self, batch: People) -> dict[str, torch.Tensor]:

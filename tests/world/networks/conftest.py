@@ -12,7 +12,11 @@ import pytest
 import torch
 
 from bolid.world.networks.autoencoder import AutoencoderTask
+from bolid.world.networks.base_model import BaseTask
 from bolid.world.networks.config import NetworkTraining
+from bolid.world.networks.image_text import ImageTextTask
+from bolid.world.networks.recognition import RecognitionTask
+from bolid.world.networks.task import NetworkTask
 from bolid.world.networks.train import load_network_config
 from bolid.world.render import render
 
@@ -124,6 +128,38 @@ def drawn(tmp_path_factory: pytest.TempPathFactory) -> DrawnWorld:
     )
     write_autoencoder(drawn.autoencoder, drawn)
     return drawn
+
+
+@pytest.fixture(scope="session")
+def tasks(drawn: DrawnWorld, tmp_path_factory: pytest.TempPathFactory) -> dict[str, NetworkTask]:
+    """Networks that have learnt nothing, by the names of their files."""
+    folder = tmp_path_factory.mktemp("configs")
+    large = {"folders": [str(drawn.large)]}
+    return {
+        "base": BaseTask(drawn.config("base", folder), device=torch.device("cpu")),
+        "image_encoder": RecognitionTask(
+            drawn.config(
+                "recognition", folder, data=large, recognition={"kind": "transformer", "width": 32, "depth": 2}
+            ),
+            device=torch.device("cpu"),
+        ),
+        "image_text": ImageTextTask(drawn.config("image_text", folder), device=torch.device("cpu")),
+        "metric_image_text": ImageTextTask(
+            drawn.config("image_text", folder, run={"seed": 1}, image_text={"kind": "convolutional"}),
+            device=torch.device("cpu"),
+        ),
+    }
+
+
+@pytest.fixture(scope="session")
+def weights(tasks: dict[str, NetworkTask], drawn: DrawnWorld, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Their files."""
+    folder = tmp_path_factory.mktemp("weights")
+    (folder / "autoencoder.safetensors").write_bytes(drawn.autoencoder.read_bytes())
+    for name, task in tasks.items():
+        task.module.eval()
+        task.write_result(folder / f"{name}.safetensors", {})
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from pathlib import Path
 
@@ -80,6 +81,30 @@ def test_denoiser_and_text_encoder_learn_together(task: BaseTask):
     still = [name for name, weight in task.module.named_parameters() if weight.grad is None or not weight.grad.any()]
     assert set(still) <= unused
     assert any(name.startswith("text.") for name, _ in task.module.named_parameters())
+
+
+def test_parts_are_read_off_the_middle(config: Config, tmp_path: Path):
+    task = BaseTask(config("base", base={"parts": 0.5}), device=CPU)
+    task.load_data(ALONE, silent)
+    assert task.terms == {"reconstruction": 1.0, "parts": 0.5}
+    batch = task.batch_of(task.training, [0, 5], generators(2))
+    parts = task.training.parts([0, 5])
+    assert torch.equal(batch.spots[:, 3, 7], parts[:, 14, 30])
+
+    terms = task.module(batch)
+    terms["parts"].mean().backward()
+    taught = [name for name, weight in task.module.unet.named_parameters() if weight.grad is not None]
+    assert any(name.startswith("down_blocks.0") for name in taught)
+    assert not any(name.startswith("up_blocks") for name in taught)
+    with torch.no_grad():
+        task.module.parts.layer.weight.zero_()
+        task.module.parts.layer.bias.zero_()
+        assert task.module(batch)["parts"].tolist() == pytest.approx([math.log(7)] * 2)
+    assert not task.module.unet.mid_block._forward_hooks
+    task.write_result(tmp_path / "base.safetensors", {})
+    assert {key.split(".")[0] for key in read_network(tmp_path / "base.safetensors", "base").state_dict} == {
+        "unet", "text_encoder", "tokens"
+    }  # fmt: skip
 
 
 def test_the_caption_matters(task: BaseTask):

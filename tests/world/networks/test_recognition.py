@@ -183,7 +183,7 @@ def test_terms_are_weighted_as_the_config_says(config: Config):
     assert set(task.module(task.batch_of(task.training, [0, 1, 2], []))) == {"contrast"}
 
 
-def test_parts_are_read_off_the_tokens_of_their_place(drawn: DrawnWorld, tmp_path: Path):
+def test_parts_are_read_off_the_patches_of_their_place(drawn: DrawnWorld, tmp_path: Path):
     recognition = {"kind": "transformer", "width": 32, "parts": 0.5, "contrast": 0.0}
     data = {"folders": [str(drawn.large)]}
     task = RecognitionTask(drawn.config("recognition", tmp_path, data=data, recognition=recognition), device=CPU)
@@ -197,9 +197,9 @@ def test_parts_are_read_off_the_tokens_of_their_place(drawn: DrawnWorld, tmp_pat
         head.layer.weight.zero_()
         head.layer.weight[:, 0] = 1.0
         head.layer.bias.copy_(torch.arange(7 * 16) / 1000)
-    tokens = torch.zeros(1, 64, 32)
-    tokens[0, :, 0] = torch.arange(64)
-    maps = head(tokens)
+    features = torch.zeros(1, 32, 8, 8)
+    features[0, 0] = torch.arange(64).view(8, 8)
+    maps = head(features)
     assert maps.shape == (1, 7, 32, 32)
     for part, row, column in ((0, 0, 0), (3, 5, 30), (6, 31, 17)):
         place = 4 * (row % 4) + column % 4
