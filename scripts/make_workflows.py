@@ -85,6 +85,18 @@ NOTES = {
     "**models/bolid**, the photos into **input/bolid_demo**, and the files that the other loaders name into "
     f"**models/checkpoints**, **models/controlnet** and **models/clip_vision** ({IMAGE_ENCODER}). {POSE_PHOTO} "
     f"{MEDIAPIPE}",
+    "two_people_regions": "Draws two persons in one picture, each with photos, a mask and a prompt of their own, on a "
+    "small model that needs no download. The masks may have any size: they are fitted to the picture. "
+    f"{DEMO_MODEL}",
+    "animation_batch": "Draws an animation, one picture for each photo, from the same noise: **per_picture** gives the "
+    "first picture of the batch the first photo, the second the second. On a small model that needs no download. "
+    f"{DEMO_MODEL}",
+    "best_of_several": "Draws six pictures and keeps the two that are most like the person in the photos, on a small "
+    f"model that needs no download. **Scores** says what each was given. {DEMO_MODEL}",
+    "sdxl_style_transfer": "Draws what the prompt says in the style of a picture, with SDXL and IP-Adapter plus: "
+    "**weight_type** = style transfer lets the picture act in the layers that are known for style. Choose the picture "
+    "in **Load Style Picture**. The files that the loaders name go into **models/checkpoints**, "
+    f"**models/clip_vision** ({IMAGE_ENCODER}) and **models/ipadapter** (h94/IP-Adapter).",
     "face_only": "Draws a picture that follows the faces in several photos, with an adapter that has a body branch "
     "too: what is not connected does nothing. The photos are combined by self-attention over nine places. "
     f"{DEMO_PHOTOS} {DEMO_MODEL}",
@@ -113,6 +125,10 @@ DOWNLOADS = {
         "ipadapter",
         "https://huggingface.co/h94/IP-Adapter/resolve/main/models/ip-adapter-plus_sd15.safetensors",
     ),
+    "ip-adapter-plus_sdxl_vit-h.safetensors": (
+        "ipadapter",
+        "https://huggingface.co/h94/IP-Adapter/resolve/main/sdxl_models/ip-adapter-plus_sdxl_vit-h.safetensors",
+    ),
     "ip-adapter-plus-face_sdxl_vit-h.safetensors": (
         "ipadapter",
         "https://huggingface.co/h94/IP-Adapter/resolve/main/sdxl_models/ip-adapter-plus-face_sdxl_vit-h.safetensors",
@@ -124,6 +140,7 @@ DOWNLOADS = {
 PLACES: dict[str, tuple[int, int, int, int]] = {
     "Note": (0, 50, 1150, 150),
     "BoLIDLoadReferences": (20, 340, 400, 330),
+    "BoLIDDemoPhotos": (20, 340, 400, 330),
     "LoadImage": (20, 340, 400, 330),
     "MultiRefImageEncoder": (470, 340, 310, 330),
     "PoolingAggregator": (830, 340, 300, 170),
@@ -145,6 +162,41 @@ PLACES: dict[str, tuple[int, int, int, int]] = {
 }
 # Where a workflow puts nodes elsewhere.
 OWN_PLACES: dict[str, dict[str, tuple[int, int, int, int]]] = {
+    "two_people_regions": {
+        "Photos of the Left Person": (20, 340, 400, 330),
+        "Encode Left": (470, 340, 310, 330),
+        "Pool Left": (830, 340, 300, 170),
+        "Photos of the Right Person": (20, 830, 400, 330),
+        "Encode Right": (470, 830, 310, 330),
+        "Pool Right": (830, 830, 300, 170),
+        "BoLIDDemoModelLoader": (20, 1320, 400, 170),
+        "Nothing": (470, 1320, 310, 120),
+        "Half": (470, 1510, 310, 120),
+        "Left Half": (830, 1320, 300, 160),
+        "Right Half": (830, 1550, 300, 160),
+        "Prompt": (1220, 970, 460, 110),
+        "Prompt of the Left Person": (1220, 1150, 460, 110),
+        "Prompt of the Right Person": (1220, 1330, 460, 110),
+        "Negative Prompt": (1220, 1510, 460, 110),
+        "EmptyLatentImage": (1220, 1680, 460, 120),
+        "Left Person": (1730, 340, 310, 330),
+        "Right Person": (2090, 340, 310, 330),
+        "KSampler": (2490, 340, 310, 270),
+        "VAEDecode": (2840, 340, 225, 56),
+        "SaveImage": (3105, 340, 400, 370),
+    },
+    "animation_batch": {
+        "LatentBatchSeedBehavior": (1220, 1510, 460, 64),
+        "KSampler": (1730, 340, 310, 270),
+        "VAEDecode": (2080, 340, 225, 56),
+        "SaveAnimatedWEBP": (2345, 340, 330, 450),
+    },
+    "best_of_several": {
+        "BoLIDRankImages": (2240, 340, 330, 520),
+        "Save the Best": (2620, 340, 400, 370),
+        "Scores": (2620, 830, 400, 330),
+    },
+    "sdxl_style_transfer": {"Load Style Picture": (20, 340, 400, 330)},
     "body_controlnet_pose": {
         "Load Pose Photo": (20, 1560, 400, 330),
         "Pose Keypoints": (470, 1560, 310, 330),
@@ -157,8 +209,12 @@ OWN_PLACES: dict[str, dict[str, tuple[int, int, int, int]]] = {
     },
 }
 GROUPS = {
+    "Left person": ("Photos of the Left Person", "Encode Left", "Pool Left"),
+    "Right person": ("Photos of the Right Person", "Encode Right", "Pool Right"),
+    "Where they are": ("Nothing", "Half", "Left Half", "Right Half"),
     "Photos of one person": (
         "BoLIDLoadReferences",
+        "BoLIDDemoPhotos",
         "LoadImage",
         "MultiRefImageEncoder",
         "PoolingAggregator",
@@ -175,10 +231,31 @@ GROUPS = {
         "BoLIDFaceAnalysisLoader",
     ),
     "The person into the model": ("BoLIDAdapterApply",),
-    "Text and size": ("Prompt", "Negative Prompt", "EmptyLatentImage"),
-    "Picture": ("KSampler", "VAEDecode", "SaveImage"),
+    "Both into the model": ("Left Person", "Right Person"),
+    "Text and size": (
+        "Prompt",
+        "Prompt of the Left Person",
+        "Prompt of the Right Person",
+        "Negative Prompt",
+        "EmptyLatentImage",
+        "LatentBatchSeedBehavior",
+    ),
+    "Picture": ("KSampler", "VAEDecode", "SaveImage", "SaveAnimatedWEBP"),
+    "The best of them": ("BoLIDRankImages", "Save the Best", "Scores"),
+    "Style": ("Load Style Picture",),
 }
-GROUP_COLOURS = dict.fromkeys(("Photos of one person", "Body of this person", "The person into the model"), "#88a070")
+GROUP_COLOURS = dict.fromkeys(
+    (
+        "Photos of one person",
+        "Left person",
+        "Right person",
+        "Body of this person",
+        "The person into the model",
+        "Both into the model",
+        "The best of them",
+    ),
+    "#88a070",
+)
 STOCK_COLOUR = "#3f789e"
 TITLE_HEIGHT = 30
 GROUP_MARGIN = 20
@@ -279,9 +356,12 @@ def _write_stand_ins(base_directory: Path, comfyui_dir: Path, prompts: Iterable[
 
 def ui_form(page: Page, name: str, prompt: dict[str, Any]) -> dict[str, Any]:
     """The UI form of a prompt, laid out, without what only a running frontend needs."""
-    titles = {node.get("_meta", {}).get("title", node["class_type"]) for node in prompt.values()}
-    titles |= {node["class_type"] for node in prompt.values()}
     places = PLACES | OWN_PLACES.get(name, {})
+    # A node is placed by its title, or else by its class.
+    titles = {
+        title if (title := node.get("_meta", {}).get("title")) in places else node["class_type"]
+        for node in prompt.values()
+    }
     groups = [
         {
             "title": title,

@@ -10,7 +10,7 @@ import pytest
 from local_server import LocalServer
 from PIL import Image
 
-from ..support.workflow_server import NAMES, PACK_FOLDER, SMALL, api_form, inputs, is_demo, node_id, small, ui_form
+from ..support.workflow_server import NAMES, PACK_FOLDER, SMALL, api_form, inputs, is_demo, node_id, save_id, small, ui_form
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
@@ -82,7 +82,7 @@ def test_opens_converts_and_runs(name: str, page: Page, workflow_server: LocalSe
     expected = small(api)
     inputs(expected, "KSampler")["seed"] = 21
     assert without_titles(history["prompt"][2]) == without_titles(expected)
-    saved = [picture for picture in client.images(history) if picture.node_id == node_id(api, "SaveImage")]
+    saved = [picture for picture in client.images(history) if picture.node_id == save_id(api)]
     size = inputs(expected, "EmptyLatentImage")
     assert pixels(saved[0].data).shape == (size["height"], size["width"], 3)
     cached = [data["nodes"] for event, data in history["status"]["messages"] if event == "execution_cached"]

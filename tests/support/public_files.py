@@ -25,6 +25,7 @@ IMAGE_ENCODER = "CLIP-ViT-H-14-laion2B-s32B-b79K.safetensors"
 PLUS_SD15 = "ip-adapter-plus_sd15.safetensors"
 FACEID_PLUS_SD15 = "ip-adapter-faceid-plusv2_sd15.bin"
 PLUS_FACE_SDXL = "ip-adapter-plus-face_sdxl_vit-h.safetensors"
+PLUS_SDXL = "ip-adapter-plus_sdxl_vit-h.safetensors"
 BOLID_SD15 = "bolid_sd15.safetensors"
 POSE_CONTROLNET_SD15 = "control_v11p_sd15_openpose_fp16.safetensors"
 FACE_ANALYSIS_PACK = "buffalo_l"
@@ -88,6 +89,8 @@ def write_public_files(models_folder: str | Path) -> None:
         models / "ipadapter" / PLUS_FACE_SDXL,
         adapter_state_dict("plus", layers=sdxl_layers, cross_attention_dim=2048, seed=3, dtype=torch.float16),
     )
+    # Of the same layout.
+    (models / "ipadapter" / PLUS_SDXL).hardlink_to(models / "ipadapter" / PLUS_FACE_SDXL)
     write_bolid_adapter(models / "bolid" / BOLID_SD15, layers=dict(sd15_layers))
     write_safetensors(models / "controlnet" / POSE_CONTROLNET_SD15, sd15_controlnet())
     write_face_analysis_pack(models / "insightface", FACE_ANALYSIS_PACK)

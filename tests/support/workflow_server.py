@@ -82,6 +82,12 @@ def node_id(prompt: dict[str, Any], class_type: str) -> str:
     return found
 
 
+def save_id(prompt: dict[str, Any]) -> str:
+    """The only node that saves pictures."""
+    (found,) = [node_id for node_id, node in prompt.items() if node["class_type"] in ("SaveImage", "SaveAnimatedWEBP")]
+    return found
+
+
 def inputs(prompt: dict[str, Any], class_type: str) -> dict[str, Any]:
     """The inputs of the only node of a class."""
     return prompt[node_id(prompt, class_type)]["inputs"]
