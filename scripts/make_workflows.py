@@ -186,7 +186,7 @@ OWN_PLACES: dict[str, dict[str, tuple[int, int, int, int]]] = {
         "SaveImage": (3105, 340, 400, 370),
     },
     "animation_batch": {
-        "LatentBatchSeedBehavior": (1220, 1510, 460, 64),
+        "LatentBatchSeedBehavior": (1260, 1510, 420, 64),
         "KSampler": (1730, 340, 310, 270),
         "VAEDecode": (2080, 340, 225, 56),
         "SaveAnimatedWEBP": (2345, 340, 330, 450),
