@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, get_args
 
 from ..models.keypoints import AVERAGE_PROPORTIONS, JOINTS
 from .captions import article
 from .colours import CLOTH, EYES, HAIR
 from .draws import Draws
-from .identities import PATTERNS, TOP_KINDS, BottomsKind
+from .identities import PATTERNS, TOP_KINDS, BottomsKind, Glasses
 
 SKINS = ("very pale", "pale", "light", "tanned", "light brown", "brown", "dark brown", "very dark")
 """By number of the tone, from light to dark."""
@@ -117,7 +117,9 @@ def figure(identity: Mapping[str, Any]) -> list[str]:
 def places(joints: Sequence[Sequence[float]]) -> list[str]:
     """Where the joints are in the picture, those that are seen."""
     return [
-        _place(limb, _cell(y), _cell(x)) for limb, (x, y, seen) in zip(LIMBS.values(), joints, strict=True) if seen > 0
+        f"{limb} {_word(ROWS, y)} {_word(COLUMNS, x)}"
+        for limb, (x, y, seen) in zip(LIMBS.values(), joints, strict=True)
+        if seen > 0
     ]
 
 
@@ -141,14 +143,15 @@ def every_phrase() -> list[str]:
     return [
         *(f"{skin} skin" for skin in SKINS),
         *(_filled(template, colour) for template in hair for colour in HAIR),
-        *("round glasses", "square glasses", "freckles"),
+        *(f"{shape} glasses" for shape in get_args(Glasses) if shape != "none"),
+        "freckles",
         *(f"{colour} eyes" for colour in EYES),
         *(_top(pattern, colour, kind) for pattern in PATTERNS for colour in CLOTH for kind in TOP_KINDS),
         *(_filled(template, colour) for template in LEGWEAR.values() for colour in CLOTH),
         *(f"{colour} shoes" for colour in CLOTH),
         *(phrase for _, *phrases in FIGURE for phrase in phrases),
         *(SLIM, HEAVY),
-        *(_place(limb, row, column) for limb in LIMBS.values() for row in range(5) for column in range(5)),
+        *(f"{limb} {row} {column}" for limb in LIMBS.values() for row in ROWS for column in COLUMNS),
     ]
 
 
@@ -162,9 +165,6 @@ def _top(pattern: str, colour: str, kind: str) -> str:
     return f"{article(phrase)} {phrase}"
 
 
-def _cell(coordinate: float) -> int:
-    return min(max(int(coordinate * len(ROWS)), 0), len(ROWS) - 1)
-
-
-def _place(limb: str, row: int, column: int) -> str:
-    return f"{limb} {ROWS[row]} {COLUMNS[column]}"
+def _word(words: Sequence[str], coordinate: float) -> str:
+    """The word for a place in 0 to 1."""
+    return words[min(max(int(coordinate * len(words)), 0), len(words) - 1)]

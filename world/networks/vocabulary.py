@@ -72,7 +72,7 @@ class Vocabulary:
 
     def ids(self, texts: Sequence[str]) -> torch.Tensor:
         """[n, 77] new numbers: start, text, and the end to the last place, as Stable Diffusion pads."""
-        rows = [[START, *clip_ids(text)[: LENGTH - 2]] for text in texts]
+        rows = [[START, *clip_ids(text)] for text in texts]
         return self._places[torch.tensor([[*row, *[END] * (LENGTH - len(row))] for row in rows])]
 
     def spread(self, table: torch.Tensor) -> torch.Tensor:
@@ -82,8 +82,8 @@ class Vocabulary:
 
 @functools.lru_cache(maxsize=200_000)
 def clip_ids(text: str) -> tuple[int, ...]:
-    """CLIP's numbers of a text's tokens, without start and end."""
-    return tuple(_tokenizer()(text, add_special_tokens=False).input_ids)
+    """CLIP's numbers of a text's tokens, without start and end; of the first that a text encoder has room for."""
+    return tuple(_tokenizer()(text, add_special_tokens=False, truncation=True, max_length=LENGTH - 2).input_ids)
 
 
 @functools.lru_cache(maxsize=1)
