@@ -8,11 +8,13 @@ from typing import get_args
 import pytest
 import torch
 
-from bolid.training.config import resolved
+from bolid.training.config import AdapterTraining, load_config, resolved
 from bolid.training.data import Share
+from bolid.world.networks.cards import ROLES
 from bolid.world.networks.config import KINDS, HeadName, NetworkTraining
 from bolid.world.networks.dataset import HELD_OUT
 from bolid.world.networks.train import TASKS, load_network_config, train_network
+from bolid.world.pictures import SIDE
 
 from .conftest import DrawnWorld, write_autoencoder
 
@@ -92,6 +94,25 @@ def test_recipe_can_be_built_and_computes(path: Path, drawn: DrawnWorld, tmp_pat
     assert set(terms) <= set(task.terms) and len(batch.names) == rows
     assert all(term.shape == (rows,) and term.isfinite().all() for term in terms.values())
     assert any(term.requires_grad for term in terms.values())
+
+
+ADAPTERS = sorted((FOLDER / "adapters").glob("*.toml"))
+
+
+@pytest.mark.parametrize("path", ADAPTERS, ids=lambda path: path.stem)
+def test_adapters_learn_from_the_train_people_and_from_what_other_recipes_wrote(path: Path):
+    config = load_config(path)
+    assert path.read_text(encoding="utf-8").startswith("# ")
+    assert config.run.output == Path("runs/world") / path.stem
+    assert config.data.path == Path("data/people/prepared/training") and config.base.resolution == SIDE
+    known = {str(Path("runs/world") / other.stem / "adapter.safetensors") for other in ADAPTERS if other != path}
+    if isinstance(config, AdapterTraining):
+        given = [file for file in (config.adapter.initial, config.loss.keypoint_network) if file is not None]
+        assert known >= set(map(str, given))
+
+
+def test_every_recipe_has_a_card():
+    assert set(ROLES) == {*NAMES, *(path.stem for path in ADAPTERS)}
 
 
 def test_the_image_encoder_knows_all_that_is_in_a_picture():
