@@ -27,7 +27,7 @@ from ..detectors.faces import (
     without_repetitions,
 )
 from .face_boxes import draw_faces
-from .model_folders import insightface_packs, insightface_root
+from .model_folders import how_to_get, insightface_packs, insightface_root
 from .photos import contact_strip
 from .types import CATEGORY, FACE_ANALYSIS_TYPES, FaceAnalysisType, single
 
@@ -67,7 +67,10 @@ class BoLIDFaceAnalysisLoader(io.ComfyNode):
 
     @classmethod
     def execute(cls, model_pack: str, provider: str) -> io.NodeOutput:
-        return io.NodeOutput(InsightFaceAnalysis(root=insightface_root(), model_pack=model_pack, provider=provider))
+        try:
+            return io.NodeOutput(InsightFaceAnalysis(root=insightface_root(), model_pack=model_pack, provider=provider))
+        except FileNotFoundError as error:
+            raise FileNotFoundError(f"{error}{how_to_get(model_pack, 'insightface pack')}") from error
 
 
 class BoLIDDetectFaces(io.ComfyNode):

@@ -49,7 +49,7 @@ def pose_model_path(name: str) -> str:
         raise FileNotFoundError(
             f"The pose model {name!r} was not found. Put a pose_landmarker .task file into "
             f"{os.path.join(folder_paths.models_dir, POSE_MODEL_FOLDER)}, or set pose_model to 'bundled'."
-            + _how_to_get(name, "pose model")
+            + how_to_get(name, "pose model")
         )
     return path
 
@@ -78,7 +78,7 @@ def missing_adapter_message(name: str | None) -> str:
     folders = " or ".join(os.path.join(folder_paths.models_dir, folder) for folder in ADAPTER_FOLDERS)
     available = adapter_names()
     listed = f"Available are: {', '.join(available)}." if available else "These folders hold no adapter yet."
-    return f"Adapter {name!r} was not found. Put IP-Adapter or BoLID files into {folders}. {listed}" + _how_to_get(
+    return f"Adapter {name!r} was not found. Put IP-Adapter or BoLID files into {folders}. {listed}" + how_to_get(
         name or "", "adapter"
     )
 
@@ -94,7 +94,7 @@ def adapter_text(path: str, adapter: LoadedAdapter) -> str:
     return facts.what + (f"\nneeds {', '.join(facts.needs)}" if facts.needs else "")
 
 
-def _how_to_get(name: str, kind: Kind) -> str:
+def how_to_get(name: str, kind: Kind) -> str:
     """Which public file a name probably means, and how to get it; empty where there is none."""
     file = probable(name, kind)
     if file is None:
@@ -126,7 +126,7 @@ def aesthetic_model_path(name: str | None) -> str:
         listed = f"Available are: {', '.join(available)}." if available else "The folder holds none yet."
         raise FileNotFoundError(
             f"{missing} Put a file such as LAION's sac+logos+ava1-l14-linearMSE into {folder}, press R and choose it "
-            f"as aesthetic_model. {listed}" + _how_to_get(name or "", "aesthetic model")
+            f"as aesthetic_model. {listed}" + how_to_get(name or "", "aesthetic model")
         )
     return path
 

@@ -10,7 +10,18 @@ import pytest
 from local_server import LocalServer
 from PIL import Image
 
-from ..support.workflow_server import NAMES, PACK_FOLDER, SMALL, api_form, inputs, is_demo, node_id, save_id, small, ui_form
+from ..support.workflow_server import (
+    NAMES,
+    PACK_FOLDER,
+    SMALL,
+    api_form,
+    inputs,
+    is_demo,
+    node_id,
+    save_id,
+    small,
+    ui_form,
+)
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import re
 
 import comfy.model_management
 import comfy.utils
@@ -641,3 +642,6 @@ def test_the_loader_names_the_folder_of_a_missing_pack(models_dir):
     with pytest.raises(FileNotFoundError) as caught:
         BoLIDFaceAnalysisLoader.execute("buffalo_l", "CPU")
     assert str(models_dir / "insightface" / "models" / "buffalo_l") in str(caught.value)
+    assert re.search(r"It is probably the public file buffalo_l .* models download buffalo_l", str(caught.value))
+    with pytest.raises(FileNotFoundError, match="has no .onnx files[^?]*folder.$"):
+        BoLIDFaceAnalysisLoader.execute("a pack of my own", "CPU")
