@@ -43,7 +43,12 @@ class BoLIDDemoPhotos(io.ComfyNode):
                     tooltip="Who. All are drawn, and the demo model has learned from none of them.",
                 ),
                 io.Int.Input(
-                    "first", default=1, min=1, max=PHOTOS, step=1, tooltip="Number of the first picture, counted from 1."
+                    "first",
+                    default=1,
+                    min=1,
+                    max=PHOTOS,
+                    step=1,
+                    tooltip="Number of the first picture, counted from 1.",
                 ),
                 io.Int.Input(
                     "count",
