@@ -16,7 +16,8 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -308,13 +309,26 @@ def main() -> None:
     chosen = parser.parse_args().names or names
     if unknown := set(chosen) - set(names):
         parser.error(f"workflows/api has no {', '.join(sorted(unknown))}")
+    prompts = {name: json.loads((WORKFLOWS / "api" / f"{name}.json").read_text(encoding="utf-8")) for name in names}
+    with frontend(parser, prompts.values()) as page:
+        for name in chosen:
+            graph = ui_form(page, name, prompts[name])
+            text = json.dumps(graph, indent=2, ensure_ascii=False)
+            (WORKFLOWS / f"{name}.json").write_text(text + "\n", encoding="utf-8")
+            picture = jpeg(picture_of(page, graph))
+            (WORKFLOWS / f"{name}.jpg").write_bytes(picture)
+            print(f"{name}: {len(graph['nodes'])} nodes, picture of {len(picture) / 1000:.0f} kB")
+
+
+@contextmanager
+def frontend(parser: argparse.ArgumentParser, prompts: Iterable[dict[str, Any]]) -> Iterator[Page]:
+    """ComfyUI's frontend on a server that has the files that these prompts name."""
     comfyui_dir = os.environ.get("COMFYUI_DIR") or max((ROOT / ".comfyui").glob("ComfyUI-*"), default=None)
     chromium = shutil.which(os.environ.get("BOLID_CHROMIUM", "chromium"))
     if comfyui_dir is None or chromium is None:
         parser.error("no ComfyUI or no Chromium: scripts/test fetches both; or set COMFYUI_DIR and BOLID_CHROMIUM")
     with tempfile.TemporaryDirectory() as base_directory:
-        prompts = {name: json.loads((WORKFLOWS / "api" / f"{name}.json").read_text(encoding="utf-8")) for name in names}
-        _write_stand_ins(Path(base_directory), Path(comfyui_dir), prompts.values())
+        _write_stand_ins(Path(base_directory), Path(comfyui_dir), prompts)
         with (
             LocalServer(comfyui_dir=comfyui_dir, packs={"BoLID": ROOT}, base_directory=base_directory) as server,
             sync_playwright() as playwright,
@@ -325,13 +339,7 @@ def main() -> None:
             page = browser.new_page()
             page.goto(server.address)
             page.wait_for_function(READY)
-            for name in chosen:
-                graph = ui_form(page, name, prompts[name])
-                text = json.dumps(graph, indent=2, ensure_ascii=False)
-                (WORKFLOWS / f"{name}.json").write_text(text + "\n", encoding="utf-8")
-                picture = jpeg(picture_of(page, graph))
-                (WORKFLOWS / f"{name}.jpg").write_bytes(picture)
-                print(f"{name}: {len(graph['nodes'])} nodes, picture of {len(picture) / 1000:.0f} kB")
+            yield page
             browser.close()
 
 
@@ -420,13 +428,13 @@ def picture_of(page: Page, graph: dict[str, Any]) -> Image.Image:
     return Image.open(io.BytesIO(page.screenshot(clip=clip))).convert("RGB")
 
 
-def jpeg(image: Image.Image) -> bytes:
+def jpeg(image: Image.Image, *, max_bytes: int = MAX_PICTURE_BYTES) -> bytes:
     for quality in range(92, 20, -4):
         buffer = io.BytesIO()
         image.save(buffer, "JPEG", quality=quality, optimize=True, progressive=True)
-        if buffer.tell() <= MAX_PICTURE_BYTES:
+        if buffer.tell() <= max_bytes:
             return buffer.getvalue()
-    raise RuntimeError(f"a picture of {image.size} does not fit into {MAX_PICTURE_BYTES} bytes")
+    raise RuntimeError(f"a picture of {image.size} does not fit into {max_bytes} bytes")
 
 
 if __name__ == "__main__":

@@ -112,9 +112,14 @@ def test_help_page_gives_ranges_and_options(node_id: str):
             assert "off, on" in item and given.default is False
 
 
-def test_help_pages_have_no_links_into_the_repository():
+def test_help_pages_have_a_picture_and_no_links_into_the_repository():
     """ComfyUI shows them without the rest of the checkout."""
-    assert not [path.name for path in HELP.glob("*.md") if re.search(r"\]\((?!https?://|#)", read(path))]
+    for path in HELP.glob("*.md"):
+        assert re.findall(r"\]\((?!https?://|#)(.*?)\)", read(path)) == [f"{path.stem}.jpg"]
+        with Image.open(path.with_suffix(".jpg")) as picture:
+            assert picture.format == "JPEG"
+        assert path.with_suffix(".jpg").stat().st_size <= 40_000
+    assert sorted(path.stem for path in HELP.glob("*.jpg")) == sorted(NODE_IDS)
 
 
 @pytest.mark.server

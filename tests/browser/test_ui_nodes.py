@@ -58,7 +58,7 @@ DEFINITION = """(type) => {
 POSITION = """([type, kind, name]) => {
     const node = app.graph._nodes.find((node) => node.type === type);
     const slot = (slots) => slots.findIndex((slot) => slot.name === name);
-    const widget = node.widgets.find((widget) => widget.name === name);
+    const widget = node.widgets?.find((widget) => widget.name === name);
     return app.canvasPosToClientPos({
         title: () => [node.pos[0] + node.size[0] / 2, node.pos[1] - 15],
         inputs: () => node.getInputPos(slot(node.inputs)),
