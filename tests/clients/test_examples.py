@@ -142,7 +142,7 @@ def test_one_person_takes_the_single_photo_and_the_pose_of_other_bundled_graphs(
     assert [node["image"] for node in one_person.nodes_of(pose, "LoadImage")] == ["a/pose.png"]
     texts = {node["_meta"]["title"]: node["inputs"]["text"] for node in pose.values() if "text" in node["inputs"]}
     assert texts["Prompt"] == "x" != texts["Negative Prompt"], "found behind the ControlNet"
-    single = json.loads((ROOT / "workflows" / "api" / "one_photo.json").read_text(encoding="utf-8"))
+    single = json.loads((ROOT / "workflows" / "api" / "sdxl_style_transfer.json").read_text(encoding="utf-8"))
     one_person.fill_in(single, photos=["a/1.png"], pose=None, **given)
     assert [node["image"] for node in one_person.nodes_of(single, "LoadImage")] == ["a/1.png"]
     with pytest.raises(ValueError, match="takes one photo, there are 2"):

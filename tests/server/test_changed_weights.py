@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 from typing import Any
 
 import pytest
@@ -11,8 +10,7 @@ from comfyui_client import ComfyUIClient
 from local_server import LocalServer
 from PIL import Image
 
-from ..conftest import ROOT
-from ..support.workflow_server import inputs, node_id, png
+from ..support.workflow_server import api_form, inputs, node_id, png, with_photographs
 
 pytestmark = pytest.mark.server
 
@@ -30,9 +28,7 @@ def client(server: LocalServer, photographs: dict[str, Image.Image]) -> ComfyUIC
 
 def with_apply() -> dict[str, Any]:
     """Photos, self-attention, a body."""
-    path = ROOT / "workflows" / "api" / "nine_photos_self_attention_body.json"
-    prompt = json.loads(path.read_text(encoding="utf-8"))
-    inputs(prompt, "BoLIDLoadReferences")["folder"] = FOLDER
+    prompt = with_photographs(api_form("nine_photos_self_attention_body"), FOLDER)
     inputs(prompt, "EmptyLatentImage").update(width=64, height=64)
     inputs(prompt, "KSampler")["steps"] = 2
     return prompt

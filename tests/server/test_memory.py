@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +14,7 @@ from local_server import LocalServer
 from PIL import Image
 
 from ..conftest import ROOT
-from ..support.workflow_server import inputs, png
+from ..support.workflow_server import api_form, inputs, png, with_photographs
 
 pytestmark = [pytest.mark.server, pytest.mark.slow]
 
@@ -34,7 +33,7 @@ MALLOC = {"MALLOC_ARENA_MAX": "2", "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TR
 
 
 def small_prompt(name: str, **apply: Any) -> dict[str, Any]:
-    prompt = json.loads((ROOT / "workflows" / "api" / f"{name}.json").read_text(encoding="utf-8"))
+    prompt = with_photographs(api_form(name))
     inputs(prompt, "EmptyLatentImage").update(width=64, height=64)
     inputs(prompt, "KSampler").update(steps=2)
     inputs(prompt, "BoLIDAdapterApply").update(apply)

@@ -77,6 +77,19 @@ def small(prompt: dict[str, Any]) -> dict[str, Any]:
     return prompt
 
 
+def with_photographs(prompt: dict[str, Any], folder: str = PHOTO_FOLDER) -> dict[str, Any]:
+    """A copy for photographs in the place of drawn people: those of a folder, in which mediapipe finds the bodies."""
+    prompt = copy.deepcopy(prompt)
+    for node_id, node in list(prompt.items()):
+        if node["class_type"] == "BoLIDDemoPhotos":
+            node.update(class_type="BoLIDLoadReferences", inputs={"folder": folder, "files": ""})
+        elif node["class_type"] == "BoLIDDemoPoseDetector":
+            del prompt[node_id]
+        elif node["class_type"] == "BodyLandmarkEncoder":
+            node["inputs"].pop("pose_keypoint", None)
+    return prompt
+
+
 def node_id(prompt: dict[str, Any], class_type: str) -> str:
     (found,) = [node_id for node_id, node in prompt.items() if node["class_type"] == class_type]
     return found
