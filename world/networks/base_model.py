@@ -183,6 +183,7 @@ class BaseTask(NetworkTask):
         if device.type == "cpu":
             # There it is slow to go back through the fused attention: a step takes 1.25 times as long.
             unet.set_attn_processor(AttnProcessor())
+            text.set_attn_implementation("eager")
         if config.run.gradient_checkpointing:
             unet.enable_gradient_checkpointing()
         self.module = BaseStep(unet, text, parts)
