@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 
 from ..detectors.photos import read_picture
+from ..hosts.diffusers import FEW_TOKENS, without_fused_self_attention
 from ..models.adapter import ENCODER_BY_EMBED_DIM
 from ..models.adapter_file import write_adapter
 from ..models.keypoint_network import read_keypoint_network
@@ -93,6 +94,8 @@ class AdapterTask:
         self._config = config
         self._denoiser = denoiser
         self._device = device
+        if device.type == "cpu" and (config.base.resolution // 8) ** 2 <= FEW_TOKENS:
+            without_fused_self_attention(denoiser.unet)
         encoder = image_encoder_config(config.base.image_encoder)
         adapter = initial_adapter(
             config, denoiser, image_embed_dim=encoder.projection_dim, hidden_size=encoder.hidden_size
