@@ -227,7 +227,8 @@ def _attention(
     attention_mask: torch.Tensor | None = None,
 ) -> torch.Tensor:
     split = [x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (query, key, value)]
-    if attention_mask is None and query.device.type == "cpu" and query.requires_grad and query.shape[1] <= FEW_TOKENS:
+    is_learned_from = query.requires_grad or key.requires_grad
+    if attention_mask is None and query.device.type == "cpu" and is_learned_from and query.shape[1] <= FEW_TOKENS:
         query, key, value = split
         weights = (query @ key.transpose(-1, -2) * query.shape[-1] ** -0.5).softmax(dim=-1)
         attended = weights.to(value.dtype) @ value
