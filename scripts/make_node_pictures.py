@@ -109,7 +109,7 @@ def neighbourhood(name: str) -> Prompt:
         if middle is not None:
             break
     else:
-        raise SystemExit(f"no bundled workflow has {name}: give it a graph in OWN_GRAPHS")
+        raise LookupError(name)  # it needs a graph in OWN_GRAPHS
     kept = {middle, *sources(prompt[middle])}
     kept |= {node_id for node_id, node in prompt.items() if middle in sources(node)}
     cut = {node_id: copy.deepcopy(node) for node_id, node in prompt.items() if node_id in kept}

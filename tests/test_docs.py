@@ -410,6 +410,6 @@ def test_the_http_example_of_the_readme_runs(server: LocalServer, photographs: d
     (picture,) = tmp_path.glob("*.png")
     with Image.open(picture) as image:
         image.load()
-        assert image.size == (256, 256)
+        assert image.size == (128, 128)
     uploaded = server.base_directory / "input" / "anna"
     assert sorted(path.name for path in uploaded.iterdir()) == ["0.jpg", "1.jpg", "2.jpg"]

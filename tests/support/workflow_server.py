@@ -81,7 +81,7 @@ def with_photographs(prompt: dict[str, Any], folder: str = PHOTO_FOLDER) -> dict
     """A copy for photographs in the place of drawn people: those of a folder, in which mediapipe finds the bodies."""
     prompt = copy.deepcopy(prompt)
     for node_id, node in list(prompt.items()):
-        if node["class_type"] == "BoLIDDemoPhotos":
+        if node["class_type"] in ("BoLIDDemoPhotos", "BoLIDLoadReferences"):
             node.update(class_type="BoLIDLoadReferences", inputs={"folder": folder, "files": ""})
         elif node["class_type"] == "BoLIDDemoPoseDetector":
             del prompt[node_id]
