@@ -15,9 +15,7 @@ import comfy.model_management
 import comfy.model_patcher
 import comfy.ops
 import comfy.sd
-import comfy.sd1_clip
 import comfy.supported_models
-import comfy.supported_models_base
 import comfy.taesd.taesd
 import torch
 from torch import nn
@@ -25,6 +23,7 @@ from torch import nn
 from ..hosts.comfyui import LoadedAdapter, in_comfyuis_care, layer_addresses
 from ..models.adapter import AdapterLayout, BodyLayout
 from ..models.build import build_adapter
+from .world_model import clip_target
 
 TEXT_WIDTH = 64
 IMAGE_EMBED_DIM = 96
@@ -55,7 +54,6 @@ TEXT_CONFIG: dict[str, Any] = {
     "intermediate_size": 4 * TEXT_WIDTH,
     "hidden_act": "quick_gelu",
     "max_position_embeddings": 77,
-    "eos_token_id": 49407,
 }
 
 IMAGE_ENCODER_CONFIG: dict[str, Any] = {
@@ -83,36 +81,6 @@ class _DemoModelConfig(comfy.supported_models.SD15):
         return comfy.model_base.ModelType.IMG_TO_IMG
 
 
-class _Tokenizer(comfy.sd1_clip.SDTokenizer):
-    def __init__(self, embedding_directory: Any = None, tokenizer_data: dict | None = None):
-        super().__init__(
-            embedding_directory=embedding_directory, embedding_size=TEXT_WIDTH, tokenizer_data=tokenizer_data or {}
-        )
-
-
-class _DemoTokenizer(comfy.sd1_clip.SD1Tokenizer):
-    def __init__(self, embedding_directory: Any = None, tokenizer_data: dict | None = None):
-        super().__init__(
-            embedding_directory=embedding_directory, tokenizer_data=tokenizer_data or {}, tokenizer=_Tokenizer
-        )
-
-
-class _TextEncoder(comfy.sd1_clip.SDClipModel):
-    def __init__(self, device: Any = "cpu", dtype: Any = None, model_options: dict | None = None):
-        super().__init__(
-            device=device,
-            dtype=dtype,
-            textmodel_json_config=dict(TEXT_CONFIG),
-            return_projected_pooled=False,
-            model_options=model_options or {},
-        )
-
-
-class _DemoTextEncoder(comfy.sd1_clip.SD1ClipModel):
-    def __init__(self, device: Any = "cpu", dtype: Any = None, model_options: dict | None = None):
-        super().__init__(device=device, dtype=dtype, model_options=model_options or {}, clip_model=_TextEncoder)
-
-
 def demo_model(generator: torch.Generator) -> comfy.model_patcher.ModelPatcher:
     """The UNet as a MODEL."""
     load_device = comfy.model_management.get_torch_device()
@@ -126,7 +94,7 @@ def demo_model(generator: torch.Generator) -> comfy.model_patcher.ModelPatcher:
 
 def demo_text_encoder(generator: torch.Generator) -> comfy.sd.CLIP:
     """The text encoder as a CLIP."""
-    clip = comfy.sd.CLIP(comfy.supported_models_base.ClipTarget(_DemoTokenizer, _DemoTextEncoder))
+    clip = comfy.sd.CLIP(clip_target(TEXT_CONFIG))
     _fill(clip.cond_stage_model, generator)
     return clip
 

@@ -60,7 +60,7 @@ def world_text_encoder(weights: Path = WEIGHTS) -> comfy.sd.CLIP:
     state_dict = {f"text_model.{key.removeprefix('text_model.')}": tensor for key, tensor in state_dict.items()}
     table = "text_model.embeddings.token_embedding.weight"
     state_dict[table] = state_dict[table][rows]
-    clip = comfy.sd.CLIP(_clip_target(sizes))
+    clip = comfy.sd.CLIP(clip_target(sizes))
     transformer = clip.cond_stage_model.clip_l.transformer
     # Stable Diffusion reads the hidden states: a projection is part of ComfyUI's class alone.
     transformer.load_state_dict({**transformer.state_dict(), **state_dict})
@@ -139,7 +139,8 @@ def _latent_format(autoencoder: NetworkFile) -> comfy.latent_formats.LatentForma
     return latents
 
 
-def _clip_target(sizes: dict[str, Any]) -> comfy.supported_models_base.ClipTarget:
+def clip_target(sizes: dict[str, Any]) -> comfy.supported_models_base.ClipTarget:
+    """What ComfyUI builds a text encoder of these sizes from, with CLIP's tokenizer."""
     config = {**sizes, "eos_token_id": VOCABULARY_SIZE - 1}
     width = sizes["hidden_size"]
 
