@@ -30,6 +30,11 @@ class DrawnPersonDetector:
     """
 
     def __init__(self, weights: Path):
+        if not weights.is_file():
+            raise FileNotFoundError(
+                f"The network that finds the joints of drawn people is not there: {weights}. It does not ship yet; "
+                "bolid world train world/recipes/joints.toml trains it."
+            )
         self._network = read_keypoint_network(weights).network
 
     @torch.no_grad()

@@ -81,7 +81,7 @@ class BoLIDDemoPoseDetector(io.ComfyNode):
             display_name="Detect Demo Poses (BoLID)",
             category=CATEGORY,
             description="Finds the joints in pictures of drawn people, where detectors for photographs find nobody. "
-            "For photos leave 'pose_keypoint' of 'Encode Body Landmarks (BoLID)' free: it detects by itself.",
+            "For photos leave 'pose_keypoint' of 'Encode Body (BoLID)' free: it detects by itself.",
             search_aliases=["pose", "openpose", "keypoints", "skeleton", "drawn person"],
             inputs=[io.Image.Input("images", tooltip="Pictures of one drawn person each.")],
             outputs=[

@@ -63,11 +63,13 @@ def converted(page: Page) -> dict[str, dict[str, Any]]:
 
 
 def without_titles(prompt: dict[str, Any]) -> dict[str, Any]:
-    """Also without what the frontend sends where a list has nothing to choose from."""
+    """Also without the aesthetic model, of which the frontend sends null: there is none to choose from."""
     return {
         node_id: {
             "class_type": node["class_type"],
-            "inputs": {name: value for name, value in node["inputs"].items() if value is not None},
+            "inputs": {
+                name: value for name, value in node["inputs"].items() if (name, value) != ("aesthetic_model", None)
+            },
         }
         for node_id, node in prompt.items()
     }
