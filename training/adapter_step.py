@@ -327,6 +327,7 @@ class AdapterStep(nn.Module):
             batch.timesteps,
             prediction_type=denoiser.prediction_type,
             min_snr_gamma=self._settings.min_snr_gamma,
+            cell_weights=batch.cell_weights,
         )
 
     def predicted_latents(

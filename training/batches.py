@@ -13,10 +13,11 @@ from ..models.body import Body
 from ..models.keypoints import BONES, FIRST_JOINT, JOINTS
 from ..models.self_attention import PHOTOS
 from .base import TIMESTEPS
-from .config import AdapterTraining, DroppingSettings
+from .config import AdapterTraining, DroppingSettings, LossSettings
 from .features import MIN_VISIBILITY, Features, Person, Photo
 from .leave_one_out import Sample
-from .pictures import placed_joints
+from .losses import shifted
+from .pictures import covered, placed_box, placed_joints
 from .randomness import keyed_generator
 
 if TYPE_CHECKING:
@@ -77,6 +78,7 @@ class Batch(Targets):
         has_text, has_face, has_body: [b] bool, False where dropped.
         proportions, seen, target_pose, body_image, body_image_in_use: see `BodyIDEncoder.forward`.
         clip_text, clip_image: [b, E] of the caption and of the target photo, by the network of L_clip.
+        cell_weights: [b, h, w] of the latents' cells; None where all count alike.
     """
 
     features: dict[str, torch.Tensor]
@@ -92,6 +94,7 @@ class Batch(Targets):
     body_image_in_use: torch.Tensor | None
     clip_text: torch.Tensor | None
     clip_image: torch.Tensor | None
+    cell_weights: torch.Tensor | None = None
 
 
 T = TypeVar("T", bound=Targets)
@@ -144,6 +147,7 @@ class Batches:
         has_text, has_face, has_body = kept(alone, text=dropping.text, face=dropping.face, body=body, all=dropping.all)
         bodies = [photo for photo in references if photo.body_crop is not None]
         drawn = target_row(features, target, generator, has_text=has_text)
+        drawn["timesteps"] = shifted(drawn["timesteps"], config.loss.timestep_shift, number=TIMESTEPS)
         return Batch(
             **drawn,
             features={
@@ -162,6 +166,7 @@ class Batches:
             ),
             clip_text=features.clip_text(target.prepared.caption) if config.loss.clip else None,
             clip_image=features.clip_image(target) if config.loss.clip_image else None,
+            cell_weights=cell_weights(target, drawn["latents"].shape[-2:], config.loss),
         )
 
     def _body(
@@ -207,6 +212,22 @@ def kept(draw: float, **probabilities: float) -> tuple[bool, bool, bool]:
             dropped = name
             break
     return dropped not in ("text", "all"), dropped not in ("face", "all"), dropped not in ("body", "all")
+
+
+def cell_weights(photo: Photo, size: Sequence[int], settings: LossSettings) -> torch.Tensor | None:
+    """[h, w] how much the cells of a photo's latents count; None where all count alike.
+
+    Args:
+        size: h and w.
+    """
+    weights = torch.ones(*size)
+    for box, weight in (
+        (photo.prepared.person_box, settings.person_weight),
+        (photo.prepared.face_box, settings.face_weight),
+    ):
+        if box is not None:
+            weights *= torch.lerp(torch.ones(()), torch.tensor(weight), covered(placed_box(box, photo.placement), size))
+    return None if settings.person_weight == settings.face_weight == 1 else weights
 
 
 def _places(references: int, generator: torch.Generator) -> torch.Tensor:

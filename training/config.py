@@ -139,6 +139,10 @@ class LossSettings(Section):
         clip_weights: file with its weights, or the name of public ones, which are downloaded; not for "local-dir:".
         min_alpha_bar: the terms act only where ᾱ_t is larger, and are weighted by ᾱ_t.
         start_step: the terms act from here on; before that, reconstruction alone.
+        timestep_shift: moves the timesteps of training towards noise, where it is decided what people look like
+            (https://arxiv.org/abs/2403.03206, equation 23); at 1 all are as likely.
+        person_weight: of squared errors inside the person's box, where they are 1 outside.
+        face_weight: of those inside the face's box, beside `person_weight`.
     """
 
     min_snr_gamma: Positive | None = None
@@ -151,6 +155,9 @@ class LossSettings(Section):
     clip_weights: str = ""
     min_alpha_bar: Fraction = 0.5
     start_step: NotNegativeCount = 0
+    timestep_shift: Positive = 1.0
+    person_weight: Positive = 1.0
+    face_weight: Positive = 1.0
 
 
 class OptimizerSettings(Section):

@@ -29,6 +29,18 @@ def add_noise(
     return kept.sqrt() * latents + (1 - kept).sqrt() * noise
 
 
+def shifted(timesteps: torch.Tensor, shift: float, *, number: int) -> torch.Tensor:
+    """Timesteps moved towards noise: u → s·u / (1 + (s - 1)·u) (equation 23 of https://arxiv.org/abs/2403.03206).
+
+    Args:
+        timesteps: [...] whole, from 0 to `number` - 1.
+        shift: s; 1 moves nothing, 3 takes the middle to three quarters.
+        number: of timesteps that there are.
+    """
+    places = (timesteps + 0.5) / number
+    return (number * shift * places / (1 + (shift - 1) * places)).long()
+
+
 def training_target(
     latents: torch.Tensor,
     noise: torch.Tensor,
@@ -67,13 +79,19 @@ def reconstruction_loss(
     *,
     prediction_type: str,
     min_snr_gamma: float | None = None,
+    cell_weights: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """[b] mean squared error, weighted by min(SNR, γ) / SNR for ε, / (SNR + 1) for v (https://arxiv.org/abs/2303.09556).
 
     Args:
         min_snr_gamma: γ; None: no weighting.
+        cell_weights: [b, h, w] of the latents' cells, whose mean is weighted by them; None: all count alike.
     """
-    error = functional.mse_loss(prediction.float(), target.float(), reduction="none").flatten(1).mean(dim=1)
+    squared = functional.mse_loss(prediction.float(), target.float(), reduction="none").mean(dim=1)
+    if cell_weights is None:
+        error = squared.mean(dim=(1, 2))
+    else:
+        error = (squared * cell_weights).sum(dim=(1, 2)) / cell_weights.sum(dim=(1, 2))
     if min_snr_gamma is None:
         return error
     kept = alphas_cumprod.to(error.device)[timesteps].float()

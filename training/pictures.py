@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from ..models.keypoints import FIRST_JOINT
-from .people import PreparedPhoto
+from .people import Box, PreparedPhoto
 
 MAX_ASPECT = 2.0
 """Of a bucket's longer to its shorter side; longer photos are cut."""
@@ -81,6 +81,34 @@ def picture(image: Image.Image, placement: Placement) -> torch.Tensor:
     (height, width), top, left = placement.size, placement.top, placement.left
     pixels = np.asarray(resized.crop((left, top, left + width, top + height)), dtype=np.float32)
     return torch.from_numpy(pixels / 127.5 - 1).movedim(-1, 0)
+
+
+def placed_box(box: Box, placement: Placement) -> Box:
+    """The same box in 0 to 1 of the training picture; it may lie outside in part or as a whole."""
+    (height, width), (resized_height, resized_width) = placement.size, placement.resized
+    x0, y0, x1, y1 = box
+    return (
+        (x0 * resized_width - placement.left) / width,
+        (y0 * resized_height - placement.top) / height,
+        (x1 * resized_width - placement.left) / width,
+        (y1 * resized_height - placement.top) / height,
+    )
+
+
+def covered(box: Box, size: Size) -> torch.Tensor:
+    """[h, w] share of each cell of a grid that a box covers.
+
+    Args:
+        box: x0, y0, x1, y1 in 0 to 1 of the grid.
+        size: h and w.
+    """
+    rows, columns = (
+        (torch.clamp(torch.arange(1, cells + 1), max=high * cells) - torch.clamp(torch.arange(cells), min=low * cells))
+        .clamp(min=0)
+        .float()
+        for low, high, cells in ((box[1], box[3], size[0]), (box[0], box[2], size[1]))
+    )
+    return rows[:, None] * columns
 
 
 def placed_joints(photo: PreparedPhoto, placement: Placement) -> torch.Tensor:

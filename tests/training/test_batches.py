@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from bolid.training.batches import (
     VALIDATION,
     Batch,
     Batches,
+    cell_weights,
     kept,
     target_row,
 )
@@ -366,7 +367,31 @@ def test_timesteps_are_even():
     assert (torch.bincount(drawn // (TIMESTEPS // 4)) - 200).abs().max() < 60
 
 
+def test_shifted_timesteps_are_nearer_to_noise():
+    plain, shifted = (batch_of(batches_of(loss=LossSettings(timestep_shift=shift))) for shift in (1.0, 3.0))
+    assert (shifted.timesteps > plain.timesteps).all()
+    assert torch.equal(shifted.noise, plain.noise)
+
+
 # What describes the target
+
+
+def test_cells_of_the_person_count_more():
+    assert batch_of().cell_weights is None
+    found = batch_of(batches_of(loss=LossSettings(person_weight=3.0))).cell_weights
+    assert found.shape == (3, *LATENTS[1:])
+    assert torch.equal(found[:, 3:5, 3:5], torch.full((3, 2, 2), 3.0))
+    # The box begins at .1 of the photo; a square photo's would begin at .8 cells, and this one loses an eighth left.
+    assert 1 < found[0, 0, 4] < found[0, 1, 4] == 3
+
+
+def test_faces_count_beside_the_person():
+    target = photo(0, 0, size=(64, 64))
+    target = replace(target, prepared=target.prepared.model_copy(update={"face_box": (0.375, 0.0, 0.625, 0.5)}))
+    found = cell_weights(target, (8, 8), LossSettings(person_weight=2.0, face_weight=5.0))
+    assert (found[3, 3], found[3, 5], found[5, 3]) == (10, 2, 2)
+    assert found[0, 4] == pytest.approx(1.2 * 5, abs=1e-4)
+    assert found[0, 0] == pytest.approx(1.04, abs=1e-4)
 
 
 def test_fields_of_the_targets():

@@ -18,6 +18,7 @@ from bolid.training.losses import (
     joint_error,
     predicted_latents,
     reconstruction_loss,
+    shifted,
     training_target,
 )
 
@@ -115,6 +116,31 @@ def test_reconstruction_is_the_mean_squared_error_per_sample(prediction_type: st
         prediction, target, alphas_cumprod, torch.tensor([5, 500, 900]), prediction_type=prediction_type
     )
     torch.testing.assert_close(loss, torch.tensor([0.0, 1.0, 9.0]))
+
+
+def test_cells_count_as_their_weights_say(prediction_type: str):
+    target = random(2, 3, 2, 2, seed=0)
+    errors = torch.tensor([[[1.0, 2.0], [0.0, 3.0]], [[0.0, 1.0], [1.0, 1.0]]])
+    cell_weights = torch.tensor([[[4.0, 1.0], [1.0, 2.0]], [[5.0, 1.0], [1.0, 1.0]]])
+    found = reconstruction_loss(
+        target + errors.unsqueeze(1),
+        target,
+        scheduler(prediction_type).alphas_cumprod,
+        torch.tensor([5, 900]),
+        prediction_type=prediction_type,
+        cell_weights=cell_weights,
+    )
+    torch.testing.assert_close(found, torch.tensor([(4 * 1 + 1 * 4 + 2 * 9) / 8, 3 / 8]))
+
+
+@pytest.mark.parametrize(("shift", "middle"), [(1.0, 500), (3.0, 750), (0.5, 333)])
+def test_timesteps_shift_by_hand(shift: float, middle: int):
+    """Half of the way becomes s / (1 + s) of it."""
+    timesteps = torch.arange(1000)
+    found = shifted(timesteps, shift, number=1000)
+    assert abs(int(found[500]) - middle) <= 1
+    assert found.min() >= 0 and found.max() <= 999 and (found.diff() >= 0).all()
+    assert torch.equal(found, timesteps) == (shift == 1)
 
 
 def weights(alphas_cumprod: torch.Tensor, timesteps: torch.Tensor, prediction_type: str, gamma: float) -> torch.Tensor:

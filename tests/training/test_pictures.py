@@ -14,7 +14,7 @@ from PIL import Image
 
 from bolid.models.keypoints import COCO_KEYPOINTS, FIRST_JOINT, JOINTS
 from bolid.training.people import Box, Keypoint, PreparedPhoto
-from bolid.training.pictures import MAX_ASPECT, bucket_sizes, picture, place, placed_joints
+from bolid.training.pictures import MAX_ASPECT, bucket_sizes, covered, picture, place, placed_box, placed_joints
 
 SQUARE = [(64, 64)]
 
@@ -216,3 +216,22 @@ def test_joints_in_the_picture_are_between_0_and_1(width: int, height: int, x: f
         assert joint == pytest.approx([column / 64, row / 64, 1.0], abs=1e-4)
     else:
         assert joint == [0.0, 0.0, 0.0]
+
+
+# Boxes
+
+
+def test_box_is_where_the_picture_shows_it():
+    """A photo twice as wide as high loses a quarter on either side."""
+    placement = place(photo(200, 100), SQUARE)
+    assert placed_box((0.25, 0.0, 0.75, 1.0), placement) == pytest.approx((0, 0, 1, 1), abs=0.02)
+    assert placed_box((0.5, 0.5, 1.0, 0.75), placement) == pytest.approx((0.5, 0.5, 1.5, 0.75), abs=0.02)
+
+
+def test_share_of_cells_that_a_box_covers():
+    found = covered((0.125, 0.5, 0.5, 2.0), (4, 4))
+    expected = torch.tensor([[0.0, 0, 0, 0], [0, 0, 0, 0], [0.5, 1, 0, 0], [0.5, 1, 0, 0]])
+    torch.testing.assert_close(found, expected)
+    assert covered((-1.0, -1.0, 2.0, 2.0), (2, 3)).eq(1).all()
+    assert not covered((1.2, 0.0, 1.5, 1.0), (2, 3)).any()
+    assert not covered((-0.5, 0.0, -0.2, 1.0), (2, 3)).any()

@@ -21,7 +21,7 @@ from ...training.base import DTYPES, TIMESTEPS, Denoiser, autoencoder_fingerprin
 from ...training.cache import TensorStore
 from ...training.data import Share
 from ...training.fingerprint import file_hash
-from ...training.losses import add_noise, reconstruction_loss, training_target
+from ...training.losses import add_noise, reconstruction_loss, shifted, training_target
 from ...training.progress import Progress
 from ...training.randomness import keyed_generator
 from ...training.samples import grid, sampled_latents, to_image
@@ -31,7 +31,7 @@ from .autoencoder import load_autoencoder
 from .config import BaseSettings, BaseTraining
 from .dataset import Pictures
 from .principal import CELL
-from .spots import PartsHead, parts_loss, spots_of
+from .spots import PartsHead, cell_weights, parts_loss, spots_of
 from .task import NetworkTask, PictureBatch
 from .vocabulary import LENGTH, Vocabulary
 
@@ -94,6 +94,7 @@ class Noised(PictureBatch):
         timesteps: [b].
         ids: [b, 77] numbers of the caption's tokens.
         spots: see `spots.spots_of`; None where nothing is learned from them.
+        cell_weights: [b, h, w]; None where all cells count alike.
     """
 
     latents: torch.Tensor
@@ -101,6 +102,7 @@ class Noised(PictureBatch):
     timesteps: torch.Tensor
     ids: torch.Tensor
     spots: torch.Tensor | None = None
+    cell_weights: torch.Tensor | None = None
 
 
 class BaseStep(nn.Module):
@@ -116,8 +118,8 @@ class BaseStep(nn.Module):
     def forward(self, batch: Noised) -> dict[str, torch.Tensor]:
         """[b] values of each term.
 
-        All timesteps count alike: weights by signal-to-noise would leave out the last one, which has no signal, and
-        with which drawing begins.
+        Nothing is weighted by signal-to-noise: that would leave out the last timestep, which has no signal, and with
+        which drawing begins.
         """
         noisy = add_noise(batch.latents, batch.noise, self.denoiser.alphas_cumprod, batch.timesteps)
         with _middle_of(self.unet) as middle:
@@ -136,6 +138,7 @@ class BaseStep(nn.Module):
                 self.denoiser.alphas_cumprod,
                 batch.timesteps,
                 prediction_type=self.denoiser.prediction_type,
+                cell_weights=batch.cell_weights,
             )
         }
         if self.parts is not None:
@@ -259,23 +262,32 @@ class BaseTask(NetworkTask):
 
     def batch_of(self, pictures: Pictures, numbers: list[int], generators: list[torch.Generator]) -> Noised:
         """With noise, and some without their caption; those that are held out keep it."""
+        settings = self.config.base
         latents = self._latents[id(pictures)][numbers].float()
         timesteps = torch.cat([torch.randint(TIMESTEPS, (1,), generator=each) for each in generators])
         noise = torch.stack([torch.randn(latents.shape[1:], generator=each) for each in generators])
-        dropped = [float(torch.rand((), generator=each)) < self.config.base.drop_text for each in generators]
+        dropped = [float(torch.rand((), generator=each)) < settings.drop_text for each in generators]
         captions = [pictures.captions[number] for number in numbers]
         if pictures is self.training:
+            timesteps = shifted(timesteps, settings.timestep_shift, number=TIMESTEPS)
             captions = [
                 "" if drop else self._maybe_with_looks(pictures, number, each)
                 for number, drop, each in zip(numbers, dropped, generators, strict=True)
             ]
+        weighted = settings.person_weight != 1 or settings.head_weight != 1
+        spots = spots_of(pictures, numbers) if self.module.parts or weighted else None
         return Noised(
             names=pictures.names(numbers),
             latents=latents,
             noise=noise,
             timesteps=timesteps,
             ids=self._vocabulary.ids(captions),
-            spots=spots_of(pictures, numbers) if self.module.parts else None,
+            spots=spots if self.module.parts else None,
+            cell_weights=cell_weights(
+                spots, pixels=CELL, person=settings.person_weight, head=settings.head_weight
+            )
+            if weighted
+            else None,
         )
 
     def _maybe_with_looks(self, pictures: Pictures, number: int, generator: torch.Generator) -> str:

@@ -19,6 +19,7 @@ COMMANDS = {
 
 ROLES = {
     "autoencoder": ("model", "pictures ↔ latents"),
+    "base_first": ("model", "the first part of `base`; does not ship"),
     "base": ("model", "denoiser and text encoder"),
     "image_encoder": ("encoder", "what adapters read of the references"),
     "joints": ("encoder", "joints in pictures, for `BoLIDDemoPoseDetector`"),

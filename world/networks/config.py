@@ -127,6 +127,9 @@ class BaseSettings(TextEncoderSettings):
         looks: share of the captions that go on with what the picture shows of its person (see `world.looks`).
         parts: weight of the term that reads off the denoiser's middle what each spot of the picture shows: parts of the
             person, or none.
+        timestep_shift: moves the timesteps of training towards noise; see `training.losses.shifted`.
+        person_weight: of squared errors where the person is seen, where they are 1 elsewhere.
+        head_weight: of those where face or hair are seen, beside `person_weight`.
     """
 
     autoencoder: Path
@@ -138,6 +141,9 @@ class BaseSettings(TextEncoderSettings):
     drop_text: Fraction = 0.1
     looks: Fraction = 0.0
     parts: NotNegative = 0.0
+    timestep_shift: Positive = 1.0
+    person_weight: Positive = 1.0
+    head_weight: Positive = 1.0
 
     @model_validator(mode="after")
     def _fits_together(self) -> BaseSettings:

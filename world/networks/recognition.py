@@ -177,6 +177,9 @@ class RecognitionTask(NetworkTask):
             sampled = sampled_numbers(len(self.training), seed=config.run.seed)
             embedding = self.module.recogniser.network.vision_model.embeddings.patch_embedding
             start_patches(embedding, normalised(self.training.pixels(sampled)))
+            if device.type == "cpu":
+                # There it is slow to go back through the fused attention: a step takes 1.7 times as long.
+                self.module.recogniser.network.set_attn_implementation("eager")
         self._truths = {
             id(pictures): answers_of(pictures, settings.heads) for pictures in (self.training, self.held_out)
         }

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from ..parts import PARTS
+from ..parts import BACKGROUND, FACE, HAIR, PARTS
 from .dataset import Pictures
 
 SPOT = 4
@@ -21,6 +21,19 @@ SPOT = 4
 def spots_of(pictures: Pictures, numbers: Sequence[int]) -> torch.Tensor:
     """[b, S/4, S/4] number of the part that 4×4 pixels show in their middle, see `world.parts`."""
     return pictures.parts(numbers)[:, SPOT // 2 :: SPOT, SPOT // 2 :: SPOT]
+
+
+def cell_weights(spots: torch.Tensor, *, pixels: int, person: float, head: float) -> torch.Tensor:
+    """[b, h, w] how much the cells of latents count.
+
+    Args:
+        spots: see `spots_of`.
+        pixels: along a side of a cell, a multiple of 4.
+        person, head: weight where the person is seen, and beside it of face and hair; 1 elsewhere.
+    """
+    is_head = (spots == FACE) | (spots == HAIR)
+    weights = (1 + (person - 1) * (spots != BACKGROUND)) * (1 + (head - 1) * is_head)
+    return functional.avg_pool2d(weights.float(), pixels // SPOT)
 
 
 class PartsHead(nn.Module):

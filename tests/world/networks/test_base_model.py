@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,7 @@ from bolid.world.networks.autoencoder import load_autoencoder
 from bolid.world.networks.base_model import BaseTask, Noised, text_encoder
 from bolid.world.networks.dataset import Pictures
 from bolid.world.networks.vocabulary import VOCABULARY_SIZE, Vocabulary
+from bolid.world.parts import PARTS
 
 from .conftest import Config, DrawnWorld, write_autoencoder
 
@@ -422,6 +424,42 @@ def test_some_captions_go_on_with_looks(config: Config):
     assert (batch.ids > 0).all()  # every word has a number
     held_out = task.batch_of(task.held_out, [number] * 50, generators(50, "looks"))
     assert (held_out.ids == task._vocabulary.ids([task.held_out.captions[number]])).all()
+
+
+# What counts more
+
+
+def test_person_and_head_count_more(config: Config):
+    settings = {"person_weight": 3.0, "head_weight": 2.0}
+    task = BaseTask(config("base", base=settings), device=CPU)
+    task.load_data(ALONE, silent)
+    batch = task.batch_of(task.training, [0, 5], generators(2))
+    assert batch.spots is None
+    parts = task.training.parts([0, 5])[:, 2::4, 2::4]
+    weights = torch.ones(parts.shape)
+    weights[parts > 0] = 3
+    weights[(parts == PARTS.index("face")) | (parts == PARTS.index("hair"))] = 6
+    side = batch.latents.shape[-1]
+    cells = weights.unflatten(2, (side, -1)).unflatten(1, (side, -1))
+    torch.testing.assert_close(batch.cell_weights, cells.mean(dim=(2, 4)))
+    assert 1 in weights and 3 in weights and 6 in weights
+    with torch.no_grad():
+        (found,) = task.module(batch).values()
+        (plain,) = task.module(replace(batch, cell_weights=None)).values()
+        (even,) = task.module(replace(batch, cell_weights=torch.full_like(batch.cell_weights, 5.0))).values()
+    torch.testing.assert_close(plain, even)
+    assert (found - plain).abs().min() > 1e-4
+
+
+def test_shifted_timesteps_of_training(config: Config):
+    plain, moved = (BaseTask(config("base", base={"timestep_shift": shift}), device=CPU) for shift in (1.0, 3.0))
+    for task in (plain, moved):
+        task.load_data(ALONE, silent)
+    numbers = [1, 2, 3]
+    first, second = (task.batch_of(task.training, numbers, generators(3)).timesteps for task in (plain, moved))
+    assert (second > first).all()
+    first, second = (task.batch_of(task.held_out, numbers, generators(3)).timesteps for task in (plain, moved))
+    assert torch.equal(first, second)
 
 
 def test_samples_are_drawn_beside_their_pictures(config: Config):
