@@ -17,7 +17,7 @@ from .config import AdapterTraining, DroppingSettings, LossSettings
 from .features import MIN_VISIBILITY, Features, Person, Photo
 from .leave_one_out import Sample
 from .losses import shifted
-from .pictures import covered, placed_box, placed_joints
+from .pictures import Size, covered, placed_box, placed_joints
 from .randomness import keyed_generator
 
 if TYPE_CHECKING:
@@ -166,7 +166,7 @@ class Batches:
             ),
             clip_text=features.clip_text(target.prepared.caption) if config.loss.clip else None,
             clip_image=features.clip_image(target) if config.loss.clip_image else None,
-            cell_weights=cell_weights(target, drawn["latents"].shape[-2:], config.loss),
+            cell_weights=cell_weights(target, tuple(drawn["latents"].shape[-2:]), config.loss),
         )
 
     def _body(
@@ -214,7 +214,7 @@ def kept(draw: float, **probabilities: float) -> tuple[bool, bool, bool]:
     return dropped not in ("text", "all"), dropped not in ("face", "all"), dropped not in ("body", "all")
 
 
-def cell_weights(photo: Photo, size: Sequence[int], settings: LossSettings) -> torch.Tensor | None:
+def cell_weights(photo: Photo, size: Size, settings: LossSettings) -> torch.Tensor | None:
     """[h, w] how much the cells of a photo's latents count; None where all count alike.
 
     Args:
