@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..hosts.diffusers import attach, cross_attention_layers, text_projections
+from ..hosts.diffusers import attach, cross_attention_layers, text_keys
 from ..models.adapter import Adapter, AdapterLayout, BodyLayout
 from ..models.adapter_file import read_adapter
 from ..models.build import build_adapter
@@ -39,8 +39,8 @@ def initial_adapter(
 ) -> Adapter:
     """The adapter before its first step.
 
-    Fresh K', V' of the face branch are the UNet's own of the text, those of the body branch too, but with V' zero: an
-    untrained body branch adds nothing. What is random comes from the config's seed.
+    Fresh K' are the UNet's own of the text, and V' zero: an untrained branch adds nothing. What is random comes from
+    the config's seed.
 
     Args:
         image_embed_dim, hidden_size: widths of the image encoder.
@@ -64,10 +64,10 @@ def initial_adapter(
         torch.manual_seed(config.run.seed)
         adapter = build_adapter(layout)
     with torch.no_grad():
-        for index, (key, value) in text_projections(unet).items():
+        for index, key in text_keys(unet).items():
             face: Any = adapter.ip_adapter[str(index)]
             face.to_k_ip.weight.copy_(key)
-            face.to_v_ip.weight.copy_(value)
+            face.to_v_ip.weight.zero_()
             if adapter.body_adapter is not None:
                 body: Any = adapter.body_adapter[str(index)]
                 body.to_k.weight.copy_(key)

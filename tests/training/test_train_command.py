@@ -633,7 +633,7 @@ def test_settings_of_the_run_do_what_they_say(config: Config, processes: Trainin
 
 
 def test_learning_rate_is_the_length_of_a_step(config: Config, processes: TrainingProcesses, tmp_path: Path) -> None:
-    """The first step of AdamW moves every weight by the learning rate, whatever the gradient."""
+    """The first step of AdamW moves every weight that has a gradient by the learning rate: those of V', being zero."""
     weights = []
     for learning_rate in (1e-3, 3e-3):
         folder = tmp_path / f"rate-{learning_rate}"
@@ -642,7 +642,7 @@ def test_learning_rate_is_the_length_of_a_step(config: Config, processes: Traini
         assert ended.code == 0, ended
         weights.append(load_file(folder / "adapter.safetensors"))
     slow, fast = weights
-    moved = torch.cat([(fast[name] - slow[name]).abs().flatten() for name in slow])
+    moved = torch.cat([(fast[name] - slow[name]).abs().flatten() for name in slow if name.endswith("to_v_ip.weight")])
     assert float(moved.median()) == pytest.approx(2e-3, rel=0.01)
     assert float(moved.max()) < 2.02e-3
 
