@@ -220,14 +220,16 @@ def cell_weights(photo: Photo, size: Size, settings: LossSettings) -> torch.Tens
     Args:
         size: h and w.
     """
+    if settings.person_weight == settings.face_weight == 1:
+        return None
     weights = torch.ones(*size)
     for box, weight in (
         (photo.prepared.person_box, settings.person_weight),
         (photo.prepared.face_box, settings.face_weight),
     ):
         if box is not None:
-            weights *= torch.lerp(torch.ones(()), torch.tensor(weight), covered(placed_box(box, photo.placement), size))
-    return None if settings.person_weight == settings.face_weight == 1 else weights
+            weights *= 1 + (weight - 1) * covered(placed_box(box, photo.placement), size)
+    return weights
 
 
 def _places(references: int, generator: torch.Generator) -> torch.Tensor:

@@ -276,6 +276,9 @@ class BaseTask(NetworkTask):
             ]
         weighted = settings.person_weight != 1 or settings.head_weight != 1
         spots = spots_of(pictures, numbers) if self.module.parts or weighted else None
+        weights = None
+        if spots is not None and weighted:
+            weights = cell_weights(spots, pixels=CELL, person=settings.person_weight, head=settings.head_weight)
         return Noised(
             names=pictures.names(numbers),
             latents=latents,
@@ -283,11 +286,7 @@ class BaseTask(NetworkTask):
             timesteps=timesteps,
             ids=self._vocabulary.ids(captions),
             spots=spots if self.module.parts else None,
-            cell_weights=cell_weights(
-                spots, pixels=CELL, person=settings.person_weight, head=settings.head_weight
-            )
-            if weighted
-            else None,
+            cell_weights=weights,
         )
 
     def _maybe_with_looks(self, pictures: Pictures, number: int, generator: torch.Generator) -> str:
