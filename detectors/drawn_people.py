@@ -26,15 +26,10 @@ class DrawnPersonDetector:
         weights: file of a keypoint network that reads pixels.
 
     Raises:
-        FileNotFoundError, ValueError: no such file.
+        ValueError: see `read_keypoint_network`.
     """
 
     def __init__(self, weights: Path):
-        if not weights.is_file():
-            raise FileNotFoundError(
-                f"The network that finds the joints of drawn people is not there: {weights}. It does not ship yet; "
-                "bolid world train world/recipes/joints.toml trains it."
-            )
         self._network = read_keypoint_network(weights).network
 
     @torch.no_grad()

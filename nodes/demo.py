@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import torch
 from comfy_api.v0_0_2 import io
 
-from .demo_model import demo_adapter, demo_image_encoder, demo_model, demo_text_encoder, demo_vae
+from ..hosts.comfyui import load_adapter
 from .types import CATEGORY, AdapterType
+from .world_model import WEIGHTS, world_image_encoder, world_model, world_text_encoder, world_vae
 
 METHODS = ("ip_adapter", "self_attention", "bolid")
-WEIGHTS_SEED = 20
 
 
 class BoLIDDemoModelLoader(io.ComfyNode):
@@ -21,9 +20,9 @@ class BoLIDDemoModelLoader(io.ComfyNode):
             node_id="BoLIDDemoModelLoader",
             display_name="Load Demo Model (BoLID)",
             category=CATEGORY,
-            description="A small model with an adapter, to try a graph with no download. Its weights are random: it "
-            "answers to prompt and photos, but draws patterns, not people. For pictures of people use 'Load "
-            "Checkpoint', 'Load CLIP Vision' and 'Load Adapter (BoLID)' instead.",
+            description="A small model of drawn people with an adapter, to try a graph with no download. It knows the "
+            "world of 'Demo Photos (BoLID)' alone, in pictures of 128×128. For photos use 'Load Checkpoint', 'Load CLIP "
+            "Vision' and 'Load Adapter (BoLID)' instead.",
             search_aliases=["example model", "test model", "tiny model"],
             inputs=[
                 io.Combo.Input(
@@ -45,12 +44,10 @@ class BoLIDDemoModelLoader(io.ComfyNode):
 
     @classmethod
     def execute(cls, method: str) -> io.NodeOutput:
-        generator = torch.Generator().manual_seed(WEIGHTS_SEED)
-        model = demo_model(generator)
         return io.NodeOutput(
-            model,
-            demo_text_encoder(generator),
-            demo_vae(generator),
-            demo_image_encoder(generator),
-            demo_adapter(generator, model, method),
+            world_model(),
+            world_text_encoder(),
+            world_vae(),
+            world_image_encoder(),
+            load_adapter(WEIGHTS / f"{method}.safetensors"),
         )

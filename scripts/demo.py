@@ -1,4 +1,4 @@
-"""Several photos of one person through a real headless ComfyUI, over its HTTP API, into pictures.
+"""Drawn people through a real headless ComfyUI, over its HTTP API: a grid of pictures, and how like they are.
 
 Started by scripts/demo, which sets up the environment and ComfyUI.
 """
@@ -6,67 +6,75 @@ Started by scripts/demo, which sets up the environment and ComfyUI.
 from __future__ import annotations
 
 import argparse
-import copy
-import io
 import json
 import os
 import signal
 import sys
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont, ImageOps
+import torch
+from PIL import Image, ImageDraw, ImageFont
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "clients"))
 
+from bolid.detectors.drawn_people import DrawnPersonDetector  # noqa: E402
+from bolid.metrics.poses import pck, pose_accuracy  # noqa: E402
+from bolid.models.keypoints import FIRST_JOINT, JOINTS  # noqa: E402
+from bolid.world.networks.recognition import load_recogniser  # noqa: E402
+
 from comfyui_client import ComfyUIClient  # noqa: E402
 from local_server import LocalServer  # noqa: E402
-from photographs import carphone_frames, photograph  # noqa: E402
 
-WORKFLOW = ROOT / "workflows" / "api" / "many_photos_averaged.json"
+Prompt = dict[str, dict[str, Any]]
+
+WORKFLOWS = ROOT / "workflows" / "api"
+WEIGHTS = ROOT / "world" / "weights"
 OUTPUT = ROOT / "output"
-UPLOAD_FOLDER = "bolid_demo"
-FRAMES = 5
-PHOTO_EXTENSIONS = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
-TILE = 256
+PEOPLE = ("person_802", "person_807", "person_809")
+PHOTOS = 10
+REFERENCES = 9
+"""The first nine photos; the tenth is the real picture to compare with."""
 
-# A picture has changed when some pixel differs by more than this, of 255: rounding alone moves a pixel by 1.
-CHANGED = 2
+POSE = {"person": "person_811", "first": 6, "count": 1}
+PROMPT_OF_POSE = "a person dancing by the sea"
+SIDE = 128
+TILE = 192
+
+
+@dataclass(frozen=True)
+class Column:
+    """What one way makes of a person."""
+
+    title: str
+    workflow: str
+    photos: int = REFERENCES
+    change: Callable[[Prompt], None] = lambda prompt: None
+    posed: bool = False
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="scripts/demo", description=__doc__)
-    parser.add_argument("photos_folder", nargs="?", type=Path, help="at least 2 photos of one person")
-    arguments = parser.parse_args()
+    parser.parse_args()
     # End by an exception, so that the server is stopped.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))
     try:
-        run_demo(arguments.photos_folder)
+        run_demo()
     except (OSError, RuntimeError, ValueError) as error:
         sys.exit(f"\nscripts/demo failed: {error}")
     except KeyboardInterrupt:
         sys.exit("\nstopped")
 
 
-def run_demo(photos_folder: Path | None) -> None:
-    workflow = json.loads(WORKFLOW.read_text(encoding="utf-8"))
-    person = read_photos(photos_folder) if photos_folder else frames_of_one_person()
-    other_person = {"other_person.png": png(photograph("astronaut"))}
+def run_demo() -> None:
     OUTPUT.mkdir(exist_ok=True)
-
-    full_weight = find(workflow, "BoLIDAdapterApply")["face_weight"]
-    runs: dict[str, dict[str, Any]] = {
-        "no_adapter": {"prompt": without_adapter(with_photos(workflow, list(person)))},
-        "weight_0": {"prompt": with_face_weight(with_photos(workflow, list(person)), 0.0)},
-        "one_photo": {"prompt": with_photos(workflow, list(person)[:1])},
-        "averaged": {"prompt": with_photos(workflow, list(person))},
-        "averaged_half_weight": {"prompt": with_face_weight(with_photos(workflow, list(person)), full_weight / 2)},
-        "other_person": {"prompt": with_photos(workflow, list(other_person))},
-    }
-
+    measure = Measure()
+    results: dict[str, dict[str, Any]] = {}
     print(f"Starting ComfyUI ({os.environ['COMFYUI_DIR']}) ...", flush=True)
     start = time.monotonic()
     with LocalServer(
@@ -75,152 +83,176 @@ def run_demo(photos_folder: Path | None) -> None:
         client = server.client
         version = client.system_stats()["system"]["comfyui_version"]
         print(f"ComfyUI {version} answers at {server.address} after {time.monotonic() - start:.1f} s.")
-        for name, data in (person | other_person).items():
-            client.upload_image(data, name=name, subfolder=UPLOAD_FOLDER)
-        print(f"Uploaded {len(person)} photos of one person and one of somebody else.")
-        for name, run in runs.items():
-            start = time.monotonic()
-            run["picture"] = saved_picture(client, run["prompt"], OUTPUT / f"{name}.png")
-            run["seconds"] = round(time.monotonic() - start, 2)
-            print(f"  {name:21} {run['seconds']:6.2f} s  output/{name}.png", flush=True)
-
-    differences = {
-        "weight 0 against no adapter": difference(runs, "weight_0", "no_adapter"),
-        "full weight against weight 0": difference(runs, "averaged", "weight_0"),
-        "full weight against half weight": difference(runs, "averaged", "averaged_half_weight"),
-        "all photos against one photo": difference(runs, "averaged", "one_photo"),
-        "this person against another": difference(runs, "averaged", "other_person"),
+        for person in PEOPLE:
+            photos = photos_of(person)
+            who = measure.person(photos[:REFERENCES])
+            results[person] = {"real": {"identity_similarity": measure.likeness(photos[-1], who)}}
+            for name, column in COLUMNS.items():
+                start = time.monotonic()
+                picture = saved_picture(client, prompt_of(column, person), OUTPUT / f"{person}_{name}.png")
+                results[person][name] = {
+                    "file": f"{person}_{name}.png",
+                    "seconds": round(time.monotonic() - start, 2),
+                    "identity_similarity": measure.likeness(picture, who),
+                    **(measure.pose(picture, photos_of(POSE["person"])[POSE["first"] - 1]) if column.posed else {}),
+                }
+                print(f"  {person} {name:15} {results[person][name]['seconds']:5.2f} s", flush=True)
+        unchanged = saved_picture(client, prompt_of(WEIGHT_0, PEOPLE[0]), OUTPUT / "weight_0.png")
+    contact_sheet(results).save(OUTPUT / "demo.png")
+    means = {
+        name: round(float(np.mean([found[name]["identity_similarity"] for found in results.values()])), 3)
+        for name in ("real", *COLUMNS)
     }
-    contact_sheet(person, runs).save(OUTPUT / "demo.png")
     summary = {
-        "workflow": WORKFLOW.relative_to(ROOT).as_posix(),
         "comfyui_version": version,
-        "photos": list(person),
-        "model": "untrained: random weights",
-        "runs": {name: {"file": f"{name}.png", "seconds": run["seconds"]} for name, run in runs.items()},
-        "largest_pixel_difference_of_255": differences,
+        "prompt": titled(prompt_of(COLUMNS["no_adapter"], PEOPLE[0]), "Prompt")["inputs"]["text"],
+        "prompt_of_pose": PROMPT_OF_POSE,
+        "people": results,
+        "mean_identity_similarity": means,
     }
     (OUTPUT / "summary.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
-    check(differences)
-    print("\nLargest pixel difference (of 255):")
-    for what, value in differences.items():
-        print(f"  {what:32} {value:3}")
-    print(
-        "\nThe demo's model is UNTRAINED: its weights are random, so the pictures are patterns and show no people yet."
-        "\nWhat they show is that the whole way works: the picture answers to the photos and to the weight, and weight"
-        "\n0 is the picture without the adapter, bit for bit."
-        f"\nAll side by side: {OUTPUT / 'demo.png'}"
-    )
-
-
-def read_photos(folder: Path) -> dict[str, bytes]:
-    """File name on the server -> bytes, for every photo in a folder, in the order of their names."""
-    if not folder.is_dir():
-        raise ValueError(f"{folder} is no folder. Give one with photos of one person.")
-    paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in PHOTO_EXTENSIONS)
-    if len(paths) < 2:
-        raise ValueError(
-            f"{folder} has {len(paths)} photos ({', '.join(sorted(PHOTO_EXTENSIONS))}). The demo averages several: "
-            "put at least 2 photos of one person there."
+    if not np.array_equal(unchanged, pixels(OUTPUT / f"{PEOPLE[0]}_no_adapter.png")):
+        raise RuntimeError(
+            "face_weight 0 does not give the picture without the adapter, bit for bit: compare output/weight_0.png "
+            f"with output/{PEOPLE[0]}_no_adapter.png."
         )
-    return {f"person_{index:03}{path.suffix.lower()}": path.read_bytes() for index, path in enumerate(paths)}
+    print("\nMean likeness to the person (1: the same direction as the nine photos):")
+    titles = {"real": "another real picture"} | {name: column.title for name, column in COLUMNS.items()}
+    for name, mean in means.items():
+        print(f"  {titles[name].replace(chr(10), ' '):32} {mean:5.2f}")
+    print(f"\nAll side by side: {OUTPUT / 'demo.png'}")
 
 
-def frames_of_one_person() -> dict[str, bytes]:
-    return {f"person_{index:03}.png": png(frame) for index, frame in enumerate(carphone_frames(FRAMES))}
+class Measure:
+    """Two networks that learned from other people than everything else here, and are used for nothing else."""
+
+    def __init__(self) -> None:
+        self._recogniser = load_recogniser(WEIGHTS / "metric_identity.safetensors").recogniser
+        self._detector = DrawnPersonDetector(WEIGHTS / "metric_joints.safetensors")
+
+    @torch.no_grad()
+    def _embeds(self, pictures: list[np.ndarray]) -> torch.Tensor:
+        stacked = torch.from_numpy(np.stack(pictures)).movedim(-1, 1).float() / 127.5 - 1
+        return torch.nn.functional.normalize(self._recogniser(stacked), dim=-1)
+
+    def person(self, photos: list[np.ndarray]) -> torch.Tensor:
+        """The mean direction [d] of photos of one person."""
+        return torch.nn.functional.normalize(self._embeds(photos).mean(dim=0), dim=-1)
+
+    def likeness(self, picture: np.ndarray, who: torch.Tensor) -> float:
+        """Cosine, -1 to 1."""
+        return round(float(self._embeds([picture])[0] @ who), 3)
+
+    def pose(self, picture: np.ndarray, asked: np.ndarray) -> dict[str, float]:
+        """How far the joints are from those of the asked picture: `pose_error` (0 is best) and `pck` (1 is best)."""
+        found, wanted = self._joints(picture), self._joints(asked)
+        return {
+            "pose_error": round(float(pose_accuracy(found, wanted)), 4),
+            "pck": round(float(pck(found, wanted, image_sizes=torch.ones(2))), 3),
+        }
+
+    def _joints(self, picture: np.ndarray) -> np.ndarray:
+        """[12, 3]: x and y in 0 to 1, and how likely it is that the joint is seen."""
+        people = self._detector.detect(picture)
+        joints = people[0].keypoints[FIRST_JOINT:] if people else np.zeros((len(JOINTS), 3), dtype=np.float32)
+        return joints / np.array([SIDE, SIDE, 1], dtype=np.float32)
 
 
-def png(image: Image.Image) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG")
-    return buffer.getvalue()
-
-
-def find(prompt: dict[str, Any], class_type: str) -> dict[str, Any]:
-    """The inputs of the only node of a class."""
-    return prompt[find_id(prompt, class_type)]["inputs"]
-
-
-def find_id(prompt: dict[str, Any], class_type: str) -> str:
-    ids = [node_id for node_id, node in prompt.items() if node["class_type"] == class_type]
-    if len(ids) != 1:
-        raise ValueError(f"{WORKFLOW.name} has {len(ids)} nodes {class_type}; the demo sets the inputs of exactly one.")
-    return ids[0]
-
-
-def with_photos(workflow: dict[str, Any], names: list[str]) -> dict[str, Any]:
-    prompt = copy.deepcopy(workflow)
-    find(prompt, "BoLIDLoadReferences").update(folder=UPLOAD_FOLDER, files="\n".join(names))
-    return prompt
-
-
-def with_face_weight(prompt: dict[str, Any], weight: float) -> dict[str, Any]:
-    find(prompt, "BoLIDAdapterApply")["face_weight"] = weight
-    return prompt
-
-
-def without_adapter(prompt: dict[str, Any]) -> dict[str, Any]:
-    """The same graph with the adapter's node taken out: what it gave to the sampler comes straight from the model."""
-    node_id = find_id(prompt, "BoLIDAdapterApply")
+def without_adapter(prompt: Prompt) -> None:
+    """Take the adapter's node out: what it gave to the sampler comes straight from the model."""
+    node_id = only(prompt, "BoLIDAdapterApply")
     model = prompt.pop(node_id)["inputs"]["model"]
     for node in prompt.values():
         for name, value in node["inputs"].items():
             if value == [node_id, 0]:
                 node["inputs"][name] = model
+
+
+def weightless(prompt: Prompt) -> None:
+    prompt[only(prompt, "BoLIDAdapterApply")]["inputs"]["face_weight"] = 0.0
+
+
+def another_pose(prompt: Prompt) -> None:
+    titled(prompt, "Photo of the Pose")["inputs"].update(POSE)
+    titled(prompt, "Prompt")["inputs"]["text"] = PROMPT_OF_POSE
+
+
+COLUMNS = {
+    "no_adapter": Column("No adapter", "one_photo", photos=1, change=without_adapter),
+    "one_photo": Column("One photo", "one_photo", photos=1),
+    "averaged": Column("Nine averaged", "one_photo"),
+    "self_attention": Column("Self-attention", "face_only"),
+    "bolid": Column("BoLID, another pose\nand prompt", "body_target_pose", change=another_pose, posed=True),
+}
+WEIGHT_0 = Column("Weight 0", "one_photo", photos=1, change=weightless)
+
+
+def prompt_of(column: Column, person: str) -> Prompt:
+    """The API form of a bundled workflow, for this person."""
+    prompt = json.loads((WORKFLOWS / f"{column.workflow}.json").read_text(encoding="utf-8"))
+    for node in prompt.values():
+        if node["class_type"] == "BoLIDDemoPhotos":
+            node["inputs"].update(person=person, first=1, count=column.photos)
+    column.change(prompt)
     return prompt
 
 
-def saved_picture(client: ComfyUIClient, prompt: dict[str, Any], file: Path) -> np.ndarray:
-    """Run a prompt, write its saved picture to a file, and return it as [H, W, 3] integers of 0 to 255."""
-    save_id = find_id(prompt, "SaveImage")
+def only(prompt: Prompt, class_type: str) -> str:
+    (node_id,) = [node_id for node_id, node in prompt.items() if node["class_type"] == class_type]
+    return node_id
+
+
+def titled(prompt: Prompt, title: str) -> dict[str, Any]:
+    (node,) = [node for node in prompt.values() if node.get("_meta", {}).get("title") == title]
+    return node
+
+
+def saved_picture(client: ComfyUIClient, prompt: Prompt, file: Path) -> np.ndarray:
+    """Run a prompt, write its saved picture to a file, and return its pixels."""
+    save_id = only(prompt, "SaveImage")
     pictures = [picture for picture in client.run(prompt) if picture.node_id == save_id]
     if not pictures:
-        raise RuntimeError(f"the server saved no picture in node {save_id} (SaveImage): see output/comfyui.log.")
+        raise RuntimeError(f"ComfyUI saved no picture of {file.stem}; see output/comfyui.log.")
     file.write_bytes(pictures[0].data)
-    with Image.open(io.BytesIO(pictures[0].data)) as image:
-        return np.asarray(image.convert("RGB"), dtype=np.int16)
+    return pixels(file)
 
 
-def difference(runs: dict[str, dict[str, Any]], one: str, other: str) -> int:
-    return int(np.abs(runs[one]["picture"] - runs[other]["picture"]).max())
+def pixels(file: Path) -> np.ndarray:
+    """[H, W, 3] uint8."""
+    return np.asarray(Image.open(file).convert("RGB"))
 
 
-def check(differences: dict[str, int]) -> None:
-    """Raise RuntimeError unless the pictures answer to photos and weight, and weight 0 is the graph without adapter."""
-    for what, value in differences.items():
-        if what == "weight 0 against no adapter":
-            if value != 0:
-                raise RuntimeError(
-                    f"face_weight 0 must give the picture of the graph without the adapter, bit for bit, but a pixel "
-                    f"differs by {value} of 255. Compare output/weight_0.png with output/no_adapter.png."
-                )
-        elif value <= CHANGED:
-            raise RuntimeError(
-                f"the picture does not change: {what} differs by {value} of 255 at most (more than {CHANGED} is "
-                "expected). BoLIDAdapterApply does not reach the sampler; see output/comfyui.log and output/demo.png."
-            )
+def photos_of(person: str) -> list[np.ndarray]:
+    """The pictures that `BoLIDDemoPhotos` gives."""
+    return np.split(pixels(ROOT / "world" / "demo" / f"{person}.png"), PHOTOS, axis=1)
 
 
-def contact_sheet(person: dict[str, bytes], runs: dict[str, dict[str, Any]]) -> Image.Image:
-    """References (as a small grid) | weight 0 | one photo | averaged, with a caption under each."""
-    photos = [Image.open(io.BytesIO(data)) for data in person.values()]
-    columns = int(np.ceil(np.sqrt(len(photos))))
-    side = TILE // columns
-    references = Image.new("RGB", (TILE, TILE), "white")
-    for index, photo in enumerate(photos):
-        small = ImageOps.pad(ImageOps.exif_transpose(photo).convert("RGB"), (side, side), color="white")
-        references.paste(small, (index % columns * side, index // columns * side))
-    tiles = {f"{len(photos)} reference photos": references}
-    for caption, name in (("weight 0", "weight_0"), ("one photo", "one_photo"), ("averaged", "averaged")):
-        tiles[caption] = ImageOps.pad(Image.fromarray(runs[name]["picture"].astype(np.uint8)), (TILE, TILE))
-    margin, caption_height = 8, 28
-    sheet = Image.new("RGB", (len(tiles) * (TILE + margin) + margin, TILE + 2 * margin + caption_height), "white")
+def contact_sheet(results: dict[str, dict[str, Any]]) -> Image.Image:
+    """A row for each person: nine references, then what the methods draw, each with its likeness."""
+    margin, head, foot = 10, 44, 22
+    titles = [f"{REFERENCES} references", *(column.title for column in COLUMNS.values())]
+    width = margin + len(titles) * (TILE + margin)
+    sheet = Image.new("RGB", (width, head + len(results) * (TILE + foot + margin)), "white")
     draw = ImageDraw.Draw(sheet)
-    for index, (caption, tile) in enumerate(tiles.items()):
-        left = margin + index * (TILE + margin)
-        sheet.paste(tile, (left, margin))
-        middle = (left + TILE // 2, TILE + margin + caption_height // 2)
-        draw.text(middle, caption, fill="black", anchor="mm", font=ImageFont.load_default(16))
+    font, small = ImageFont.load_default(16), ImageFont.load_default(13)
+
+    def left(index: int) -> int:
+        return margin + index * (TILE + margin)
+
+    for index, title in enumerate(titles):
+        draw.text(
+            (left(index) + TILE // 2, head // 2), title, fill="black", anchor="mm", align="center", font=font, spacing=2
+        )
+    for row, (person, found) in enumerate(results.items()):
+        top = head + row * (TILE + foot + margin)
+        for index, photo in enumerate(photos_of(person)[:REFERENCES]):
+            tile = Image.fromarray(photo).resize((TILE // 3, TILE // 3), Image.Resampling.LANCZOS)
+            sheet.paste(tile, (left(0) + index % 3 * (TILE // 3), top + index // 3 * (TILE // 3)))
+        for index, name in enumerate(COLUMNS, start=1):
+            tile = Image.open(OUTPUT / found[name]["file"]).resize((TILE, TILE), Image.Resampling.LANCZOS)
+            sheet.paste(tile, (left(index), top))
+            note = f"likeness {found[name]['identity_similarity']:.2f}"
+            draw.text((left(index) + TILE // 2, top + TILE + foot // 2), note, fill="#444", anchor="mm", font=small)
     return sheet
 
 

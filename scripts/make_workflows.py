@@ -39,8 +39,8 @@ BARS = (70, 110, 20, 70)
 
 # Bold instead of code, which Nodes 2.0 draws blue on blue.
 DEMO_MODEL = (
-    "The demo model is **untrained** (random weights), so the picture is a pattern: it answers to the photos, the "
-    "prompt and every weight, but shows no person."
+    "The demo model knows a small world of drawn people and places in **128 × 128** pixels, and words such as **in a "
+    "forest**, **dancing**, **wearing a red jacket**; photographs mean nothing to it."
 )
 DEMO_PHOTOS = "Put the photos into the folder **bolid_demo** in ComfyUI's **input** folder."
 IMAGE_ENCODER = "h94/IP-Adapter on Hugging Face has it as **models/image_encoder/model.safetensors**: rename it"
@@ -49,6 +49,7 @@ FILES = (
     f"**models/clip_vision** ({IMAGE_ENCODER}) and **models/ipadapter**"
 )
 DEMO_PEOPLE = "**Demo Photos** has drawn people; the model has learned from none of them."
+DEMO_POSES = "With photographs and a real model take **Detect Demo Poses** out: **Encode Body** finds joints by itself."
 MEDIAPIPE = "Bodies are found by the package **mediapipe==0.10.21**."
 POSE_PHOTO = (
     "Choose a photo of anybody in that pose in **Load Pose Photo** (nobody is found in the drawing **example.png**), "
@@ -73,14 +74,13 @@ NOTES = {
     f"face, encoded, averaged and applied to the model. {FILES} (h94/IP-Adapter). Faces are found by the package "
     "**mediapipe==0.10.21**; without it, connect a face model to **face_analysis**.",
     "one_photo_body": "Draws a picture that follows one photo, face and body, on a small model that needs no download. "
-    "Choose a photo of a whole person in **Load One Photo** (nobody is found in the drawing **example.png**); "
-    f"**Encode Body** shows what was found in it. {MEDIAPIPE} {DEMO_MODEL}",
-    "nine_photos_self_attention_body": "Draws a picture that follows up to nine photos of one person: the faces are "
+    f"**Encode Body** shows what was found in it. {DEMO_PEOPLE} {DEMO_POSES} {DEMO_MODEL}",
+    "nine_photos_self_attention_body": "Draws a picture that follows nine photos of one person: the faces are "
     "combined by self-attention over nine places, the bodies give joints and proportions. Fewer photos than nine are "
-    f"repeated at random (**fill_seed**), more than nine are left out. {DEMO_PHOTOS} {MEDIAPIPE} {DEMO_MODEL}",
-    "body_target_pose": "Draws a picture that follows several photos of one person, face and body, and a target pose, "
-    f"on a small model that needs no download. {DEMO_PHOTOS} {POSE_PHOTO} The pose adds nothing to the person. "
-    f"{MEDIAPIPE} {DEMO_MODEL}",
+    f"repeated at random (**fill_seed**), more than nine are left out. {DEMO_PEOPLE} {DEMO_POSES} {DEMO_MODEL}",
+    "body_target_pose": "Draws a picture that follows nine photos of one person, face and body, and the pose of "
+    "somebody else's photo, on a small model that needs no download. The pose adds nothing to the person. "
+    f"{DEMO_PEOPLE} {DEMO_POSES} {DEMO_MODEL}",
     "body_controlnet_pose": "Draws the person in your photos with SD1.5 in the pose of another photo: as the body's "
     "target pose and as a skeleton for a ControlNet. **An adapter with a body branch has to be trained first**: "
     "**bolid_sd15.safetensors** is not published; choose any such file in **Load Adapter**. It goes into "
@@ -161,6 +161,9 @@ PLACES: dict[str, tuple[int, int, int, int]] = {
     "EmptyLatentImage": (1220, 1330, 460, 120),
     "BodyLandmarkEncoder": (830, 1270, 300, 300),
     "Load Pose Photo": (20, 1300, 400, 330),
+    "BoLIDDemoPoseDetector": (470, 1270, 310, 330),
+    "Photo of the Pose": (20, 1750, 400, 330),
+    "Detect the Pose": (470, 1750, 310, 330),
 }
 # Where a workflow puts nodes elsewhere.
 OWN_PLACES: dict[str, dict[str, tuple[int, int, int, int]]] = {
@@ -222,8 +225,8 @@ GROUPS = {
         "PoolingAggregator",
         "SelfAttnAggregator",
     ),
-    "Body of this person": ("BodyLandmarkEncoder",),
-    "Pose": ("Load Pose Photo", "Pose Keypoints"),
+    "Body of this person": ("BodyLandmarkEncoder", "BoLIDDemoPoseDetector"),
+    "Pose": ("Load Pose Photo", "Pose Keypoints", "Photo of the Pose", "Detect the Pose"),
     "Pose into the picture": ("SDPoseDrawKeypoints", "ControlNetLoader", "ControlNetApplyAdvanced"),
     "Models": (
         "BoLIDDemoModelLoader",

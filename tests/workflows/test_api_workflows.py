@@ -31,6 +31,7 @@ from ..support.workflow_server import (
     save_id,
     small,
     ui_form,
+    with_photographs,
 )
 
 pytestmark = pytest.mark.server
@@ -126,20 +127,19 @@ def test_a_target_pose_changes_the_picture(client: ComfyUIClient):
 
 
 @pytest.mark.parametrize(
-    ("name", "message"),
+    ("given", "message"),
     [
-        ("one_photo_body", "can be used for the body: no person found"),
-        ("body_target_pose", "target_pose shows no person"),
+        ("images", "can be used for the body: no person found"),
+        ("target_pose", "target_pose shows no person"),
     ],
 )
 def test_the_drawing_that_comfyui_brings_shows_nobody(
-    name: str, message: str, client: ComfyUIClient, comfyui_dir: Path
+    given: str, message: str, client: ComfyUIClient, comfyui_dir: Path
 ):
-    """The notes say so: of these workflows the first start needs a photo."""
-    assert "example.png" in next(node for node in ui_form(name)["nodes"] if node["type"] in NOTES)["widgets_values"][0]
-    prompt = api_form(name)
     drawing = client.upload_image(comfyui_dir / "input" / "example.png", name="drawing.png")
-    inputs(prompt, "LoadImage")["image"] = drawing
+    prompt = with_photographs(api_form("nine_photos_self_attention_body"))
+    prompt["drawing"] = {"class_type": "LoadImage", "inputs": {"image": drawing}}
+    inputs(prompt, "BodyLandmarkEncoder")[given] = ["drawing", 0]
     with pytest.raises(ExecutionError, match=message):
         run(client, prompt)
 
@@ -198,7 +198,7 @@ def test_a_note_explains_and_no_two_nodes_overlap(name: str):
     nodes = ui_form(name)["nodes"]
     (note,) = [node for node in nodes if node["type"] in NOTES]
     text = note["widgets_values"][0]
-    assert ("untrained" in text) == is_demo(api_form(name))
+    assert ("drawn people" in text) == is_demo(api_form(name))
     # The title bar stands above `pos`.
     boxes = {
         node["id"]: (
