@@ -104,6 +104,10 @@ class _WorldModelConfig(comfy.supported_models_base.BASE):
     def model_type(self, state_dict: dict, prefix: str = "") -> comfy.model_base.ModelType:
         return comfy.model_base.ModelType.V_PREDICTION
 
+    def inpaint_model(self) -> bool:
+        # ComfyUI takes every UNet that reads more than four channels for one that reads a mask too.
+        return False
+
 
 def _unet_config(sizes: dict[str, Any]) -> dict[str, Any]:
     """ComfyUI's names for the sizes of a `UNet2DConditionModel` whose levels all have attention."""
