@@ -21,8 +21,8 @@ class BoLIDDemoModelLoader(io.ComfyNode):
             display_name="Load Demo Model (BoLID)",
             category=CATEGORY,
             description="A small model of drawn people with an adapter, to try a graph with no download. It knows the "
-            "world of 'Demo Photos (BoLID)' alone, in pictures of 128×128. For photos use 'Load Checkpoint', 'Load CLIP "
-            "Vision' and 'Load Adapter (BoLID)' instead.",
+            "world of 'Demo Photos (BoLID)' alone, in pictures of 128×128. For photos use 'Load Checkpoint', 'Load "
+            "CLIP Vision' and 'Load Adapter (BoLID)' instead.",
             search_aliases=["example model", "test model", "tiny model"],
             inputs=[
                 io.Combo.Input(

@@ -23,13 +23,13 @@ from PIL import Image, ImageDraw, ImageFont
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "clients"))
 
+from comfyui_client import ComfyUIClient  # noqa: E402
+from local_server import LocalServer  # noqa: E402
+
 from bolid.detectors.drawn_people import DrawnPersonDetector  # noqa: E402
 from bolid.metrics.poses import pck, pose_accuracy  # noqa: E402
 from bolid.models.keypoints import FIRST_JOINT, JOINTS  # noqa: E402
-from bolid.world.networks.recognition import load_recogniser  # noqa: E402
-
-from comfyui_client import ComfyUIClient  # noqa: E402
-from local_server import LocalServer  # noqa: E402
+from bolid.world.networks.recogniser import read_recogniser  # noqa: E402
 
 Prompt = dict[str, dict[str, Any]]
 
@@ -127,7 +127,7 @@ class Measure:
     """Two networks that learned from other people than everything else here, and are used for nothing else."""
 
     def __init__(self) -> None:
-        self._recogniser = load_recogniser(WEIGHTS / "metric_identity.safetensors").recogniser
+        self._recogniser = read_recogniser(WEIGHTS / "metric_identity.safetensors")
         self._detector = DrawnPersonDetector(WEIGHTS / "metric_joints.safetensors")
 
     @torch.no_grad()
@@ -219,7 +219,7 @@ def saved_picture(client: ComfyUIClient, prompt: Prompt, file: Path) -> np.ndarr
 
 def pixels(file: Path) -> np.ndarray:
     """[H, W, 3] uint8."""
-    return np.asarray(Image.open(file).convert("RGB"))
+    return np.array(Image.open(file).convert("RGB"))
 
 
 def photos_of(person: str) -> list[np.ndarray]:

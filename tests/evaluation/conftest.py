@@ -23,7 +23,8 @@ from bolid.training.base import image_encoder_config, load_denoiser
 from bolid.training.features import load_people
 from bolid.world.networks.config import RecognitionSettings
 from bolid.world.networks.heads import Heads
-from bolid.world.networks.recognition import Recogniser, RecognitionStep, recognition_sizes
+from bolid.world.networks.recogniser import Recogniser
+from bolid.world.networks.recognition import RecognitionStep, recognition_sizes
 from bolid.world.render import render
 
 from ..support.toy_training import SIDE, write_toy_base, write_toy_clip, write_toy_image_encoder

@@ -17,10 +17,10 @@ from bolid.training.data import Share
 from bolid.world.networks.config import RecognitionSettings
 from bolid.world.networks.dataset import Pictures, load_pictures
 from bolid.world.networks.principal import start_patches
+from bolid.world.networks.recogniser import Recogniser, read_recogniser
 from bolid.world.networks.recognition import (
     TEMPERATURE,
     People,
-    Recogniser,
     RecognitionStep,
     RecognitionTask,
     _area,
@@ -306,6 +306,7 @@ def test_file_gives_the_same_network_in_half_precision(drawn: DrawnWorld, tmp_pa
     with torch.no_grad():
         for name, term in task.module(batch).items():
             torch.testing.assert_close(read(batch)[name], term, rtol=0.02, atol=0.02)
+        assert torch.equal(read_recogniser(path)(batch.pixels), read.recogniser(batch.pixels))
 
     sizes = {key: value for key, value in file.sizes["recogniser"].items() if key != "kind"}
     if kind == "transformer":
