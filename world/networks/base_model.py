@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from PIL import Image
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel
 
+from ...models.image_projection import ImageProjection
 from ...models.network_file import read_network, write_network
 from ...training.base import DTYPES, TIMESTEPS, Denoiser, autoencoder_fingerprint, to_latents, to_pictures
 from ...training.cache import TensorStore
@@ -31,11 +32,14 @@ from .autoencoder import load_autoencoder
 from .config import BaseSettings, BaseTraining
 from .dataset import Pictures
 from .principal import CELL
+from .recognition import load_recogniser
 from .spots import PartsHead, cell_weights, parts_loss, spots_of
 from .task import NetworkTask, PictureBatch
 from .vocabulary import LENGTH, Vocabulary
 
 ENCODED_AT_ONCE = 64
+REFERENCE_TOKENS = 4
+MOST_REFERENCES = 9
 
 SCHEDULE: dict[str, Any] = {
     "num_train_timesteps": TIMESTEPS,
@@ -95,6 +99,8 @@ class Noised(PictureBatch):
         ids: [b, 77] numbers of the caption's tokens.
         spots: see `spots.spots_of`; None where nothing is learned from them.
         cell_weights: [b, h, w]; None where all cells count alike.
+        image_embeds: [b, d] of other pictures of the person, averaged; None where nothing is learned from them.
+        referenced: [b] whether they are shown.
     """
 
     latents: torch.Tensor
@@ -103,16 +109,25 @@ class Noised(PictureBatch):
     ids: torch.Tensor
     spots: torch.Tensor | None = None
     cell_weights: torch.Tensor | None = None
+    image_embeds: torch.Tensor | None = None
+    referenced: torch.Tensor | None = None
 
 
 class BaseStep(nn.Module):
     """Noised pictures → terms of the loss, per picture."""
 
-    def __init__(self, unet: UNet2DConditionModel, text: CLIPTextModel, parts: PartsHead | None = None):
+    def __init__(
+        self,
+        unet: UNet2DConditionModel,
+        text: CLIPTextModel,
+        parts: PartsHead | None = None,
+        references: ImageProjection | None = None,
+    ):
         super().__init__()
         self.unet = unet
         self.text = text
         self.parts = parts
+        self.references = references
         self.denoiser = Denoiser(unet=unet, scheduler=DDPMScheduler(**SCHEDULE))
 
     def forward(self, batch: Noised) -> dict[str, torch.Tensor]:
@@ -123,7 +138,7 @@ class BaseStep(nn.Module):
         """
         noisy = add_noise(batch.latents, batch.noise, self.denoiser.alphas_cumprod, batch.timesteps)
         with _middle_of(self.unet) as middle:
-            prediction = self.denoise(noisy, batch.timesteps, self.text(batch.ids).last_hidden_state)
+            prediction = self.denoise(noisy, batch.timesteps, *self.context(batch))
         target = training_target(
             batch.latents,
             batch.noise,
@@ -145,10 +160,22 @@ class BaseStep(nn.Module):
             terms["parts"] = parts_loss(self.parts(middle[0]), batch.spots)
         return terms
 
-    def denoise(self, noisy: torch.Tensor, timesteps: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
+    def context(self, batch: Noised) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """[b, n, C] what the denoiser reads beside the picture, and [b, n] which of it there is; None: all."""
+        text = self.text(batch.ids).last_hidden_state
+        if self.references is None or batch.image_embeds is None:
+            return text, None
+        tokens = self.references(batch.image_embeds)
+        there = torch.cat((torch.ones_like(batch.ids), batch.referenced[:, None].expand(tokens.shape[:2])), dim=1)
+        return torch.cat((text, tokens), dim=1), there
+
+    def denoise(
+        self, noisy: torch.Tensor, timesteps: torch.Tensor, context: torch.Tensor, there: torch.Tensor | None
+    ) -> torch.Tensor:
         """[b, C, h, w] in float32."""
+        time_ids = torch.zeros(len(noisy), 6, device=noisy.device)
         return self.denoiser.predict(
-            noisy, timesteps, text=text, pooled_text=None, time_ids=torch.zeros(len(noisy), 6, device=noisy.device)
+            noisy, timesteps, text=context, text_mask=there, pooled_text=None, time_ids=time_ids
         )
 
 
@@ -181,6 +208,7 @@ class BaseTask(NetworkTask):
             text = text_encoder(text_encoder_sizes(settings), len(self._vocabulary))
             widths = settings.block_out_channels
             parts = PartsHead(widths[-1], CELL * 2 ** (len(widths) - 1)) if settings.parts else None
+            references = self._reference_projection() if settings.references else None
         if settings.start is not None:
             self._start_from(settings.start, unet, text)
         if device.type == "cpu":
@@ -189,8 +217,19 @@ class BaseTask(NetworkTask):
             text.set_attn_implementation("eager")
         if config.run.gradient_checkpointing:
             unet.enable_gradient_checkpointing()
-        self.module = BaseStep(unet, text, parts)
+        self.module = BaseStep(unet, text, parts, references)
         self._latents: dict[int, torch.Tensor] = {}
+        self._image_embeds: dict[int, torch.Tensor] = {}
+
+    def _reference_projection(self) -> ImageProjection:
+        settings = self.config.base
+        self._recogniser = load_recogniser(settings.image_encoder).recogniser
+        sizes = read_network(settings.image_encoder, "recognition").sizes["recogniser"]
+        return ImageProjection(
+            image_embed_dim=sizes["projection_dim"],
+            cross_attention_dim=settings.text_dim,
+            num_tokens=REFERENCE_TOKENS,
+        )
 
     def _start_from(self, path: Path, unet: UNet2DConditionModel, text: CLIPTextModel) -> None:
         file = read_network(path, "base")
@@ -214,31 +253,62 @@ class BaseTask(NetworkTask):
         text.load_state_dict({**state_dict, name: fresh})
 
     def result_depends_on(self) -> dict[str, Any]:
-        """The autoencoder, the weights with which learning begins, and what all networks depend on."""
-        depends_on = {**super().result_depends_on(), "base.autoencoder": autoencoder_fingerprint(self._autoencoder)}
-        start = self.config.base.start
-        return depends_on if start is None else {**depends_on, "base.start": file_hash(start)}
+        """The autoencoder, other files that are learned from, and what all networks depend on."""
+        settings = self.config.base
+        files = {
+            "base.start": settings.start,
+            "base.image_encoder": settings.image_encoder if settings.references else None,
+        }
+        return {
+            **super().result_depends_on(),
+            "base.autoencoder": autoencoder_fingerprint(self._autoencoder),
+            **{name: file_hash(file) for name, file in files.items() if file is not None},
+        }
 
     def load_data(self, share: Share, progress: Progress) -> None:
         """See `NetworkTask.load_data`."""
-        self._autoencoder.to(self.device)
         for pictures in (self.training, self.held_out):
-            self._latents[id(pictures)] = self._encoded(pictures, progress)
+            self._latents[id(pictures)] = self._latents_of(pictures, progress)
+            if self.config.base.references:
+                self._image_embeds[id(pictures)] = self._image_embeds_of(pictures, progress)
         self.module.denoiser.to(self.device)
         super().load_data(share, progress)
 
+    def _latents_of(self, pictures: Pictures, progress: Progress) -> torch.Tensor:
+        """[n, C, h, w] in half precision."""
+        self._autoencoder.to(self.device)
+        return self._computed_once(
+            "latents",
+            pictures,
+            {"autoencoder": autoencoder_fingerprint(self._autoencoder)},
+            lambda pixels: to_latents(self._autoencoder, pixels)[0],
+            progress,
+        )
+
+    def _image_embeds_of(self, pictures: Pictures, progress: Progress) -> torch.Tensor:
+        """[n, d] in half precision."""
+        self._recogniser.to(self.device)
+        return self._computed_once(
+            "image_embeds",
+            pictures,
+            {"image_encoder": file_hash(self.config.base.image_encoder)},
+            self._recogniser,
+            progress,
+        )
+
     @torch.no_grad()
-    def _encoded(self, pictures: Pictures, progress: Progress) -> torch.Tensor:
-        """[n, C, h, w] latents in half precision, from the cache as far as they are there."""
+    def _computed_once(
+        self,
+        name: str,
+        pictures: Pictures,
+        depends_on: dict[str, str],
+        of: Callable[[torch.Tensor], torch.Tensor],
+        progress: Progress,
+    ) -> torch.Tensor:
+        """[n, …] something of each picture, from the cache as far as it is there."""
         precision = self.config.run.precision
         store = TensorStore(
-            self.config.base.cache,
-            "latents",
-            {
-                "autoencoder": autoencoder_fingerprint(self._autoencoder),
-                "pictures": pictures.fingerprint,
-                "precision": precision,
-            },
+            self.config.base.cache, name, {**depends_on, "pictures": pictures.fingerprint, "precision": precision}
         )
         chunks = {
             f"{first}-{min(first + ENCODED_AT_ONCE, len(pictures))}": range(len(pictures))[first:][:ENCODED_AT_ONCE]
@@ -250,15 +320,15 @@ class BaseTask(NetworkTask):
         def compute(key: str) -> dict[str, torch.Tensor]:
             pixels = pictures.pixels(chunks[key]).to(self.device, memory_format=torch.channels_last)
             with torch.autocast(self.device.type, DTYPES[precision], enabled=precision != "fp32"):
-                return {"latents": to_latents(self._autoencoder, pixels)[0].half().cpu()}
+                return {name: of(pixels).half().cpu()}
 
         def advance() -> None:
             nonlocal done
             done += 1
-            progress("latents", min(done * ENCODED_AT_ONCE, len(pictures)), len(pictures))
+            progress(name.replace("_", " "), min(done * ENCODED_AT_ONCE, len(pictures)), len(pictures))
 
         store.fill(missing, compute, advance)
-        return torch.cat([store.get(key)["latents"] for key in chunks])
+        return torch.cat([store.get(key)[name] for key in chunks])
 
     def batch_of(self, pictures: Pictures, numbers: list[int], generators: list[torch.Generator]) -> Noised:
         """With noise, and some without their caption; those that are held out keep it."""
@@ -279,6 +349,18 @@ class BaseTask(NetworkTask):
         weights = None
         if spots is not None and weighted:
             weights = cell_weights(spots, pixels=CELL, person=settings.person_weight, head=settings.head_weight)
+        image_embeds = referenced = None
+        if settings.references:
+            image_embeds = torch.stack(
+                [
+                    self._of_others(
+                        pictures, number, int(torch.randint(1, MOST_REFERENCES + 1, (), generator=each)), each
+                    )
+                    for number, each in zip(numbers, generators, strict=True)
+                ]
+            )
+            chances = torch.stack([torch.rand((), generator=each) for each in generators])
+            referenced = (chances < (settings.references if pictures is self.training else 0.0)).long()
         return Noised(
             names=pictures.names(numbers),
             latents=latents,
@@ -287,7 +369,15 @@ class BaseTask(NetworkTask):
             ids=self._vocabulary.ids(captions),
             spots=spots if self.module.parts else None,
             cell_weights=weights,
+            image_embeds=image_embeds,
+            referenced=referenced,
         )
+
+    def _of_others(self, pictures: Pictures, number: int, count: int, generator: torch.Generator) -> torch.Tensor:
+        """[d] mean of what the image encoder sees in so many other pictures of the person in a picture."""
+        others = [other for other in pictures.pictures_of[int(pictures.people[number])] if other != number]
+        chosen = torch.randperm(len(others), generator=generator)[:count]
+        return self._image_embeds[id(pictures)][torch.tensor(others)[chosen]].float().mean(dim=0)
 
     def _maybe_with_looks(self, pictures: Pictures, number: int, generator: torch.Generator) -> str:
         if float(torch.rand((), generator=generator)) >= self.config.base.looks:
@@ -302,32 +392,63 @@ class BaseTask(NetworkTask):
         )
 
     def measures(self, batch: Noised) -> dict[str, torch.Tensor]:
-        """The terms themselves say all that can be measured without drawing."""
-        return {}
+        """The terms say what can be measured without drawing, and this what references are worth."""
+        if batch.referenced is None:
+            return {}
+        terms = self.module(replace(batch, referenced=torch.ones_like(batch.referenced)))
+        return {"reconstruction_with_references": terms["reconstruction"]}
 
     @torch.no_grad()
     def sample_grid(self, autocast: Callable[[], AbstractContextManager[None]]) -> Image.Image:
-        """Captions of held-out people, drawn from the same noise each time, beside the picture that they describe."""
+        """Captions of held-out people, drawn from the same noise each time, beside the picture that they describe.
+
+        If it learns from references, then also without a word about looks, but from other pictures of the person.
+        """
         run = self.config.run
         rows, captions = [], []
         for row, number in enumerate(self.held_out.spread(run.sample_people)):
             caption = self._maybe_with_looks(self.held_out, number, keyed_generator(run.seed, "sampled looks", row))
-            ids = self._vocabulary.ids(["", caption]).to(self.device)
-            shape = self._latents[id(self.held_out)].shape[1:]
-            noise = torch.randn(1, *shape, generator=keyed_generator(run.seed, "samples", row)).to(self.device)
-            with autocast():
-                text = self.module.text(ids).last_hidden_state
-                latents = sampled_latents(
-                    lambda noisy, timesteps, text=text: self.module.denoise(noisy, timesteps, text),
-                    noise,
-                    self.module.denoiser,
-                    steps=run.sample_steps,
-                    guidance_scale=run.sample_guidance_scale,
-                )
-            drawn = to_pictures(self._autoencoder, latents)[0]
-            rows.append([to_image(self.held_out.pixels([number])[0]), to_image(drawn)])
+            noise = torch.randn(
+                1, *self._latents[id(self.held_out)].shape[1:], generator=keyed_generator(run.seed, "samples", row)
+            ).to(self.device)
+            pictures = [self.held_out.pixels([number])[0], self._drawn(caption, noise, None, autocast)]
+            if self.config.base.references:
+                generator = keyed_generator(run.seed, "sampled references", row)
+                image_embeds = self._of_others(self.held_out, number, MOST_REFERENCES, generator)
+                pictures.append(self._drawn(self.held_out.captions[number], noise, image_embeds, autocast))
+            rows.append([to_image(picture) for picture in pictures])
             captions.append(caption)
-        return grid(rows, ["picture with this caption", "drawn"], captions)
+        titles = ["picture with this caption", "drawn", "drawn from references"]
+        return grid(rows, titles[: len(rows[0])], captions)
+
+    def _drawn(
+        self,
+        caption: str,
+        noise: torch.Tensor,
+        image_embeds: torch.Tensor | None,
+        autocast: Callable[[], AbstractContextManager[None]],
+    ) -> torch.Tensor:
+        """[3, S, S] the picture of a caption, and of references [d] if there are any."""
+        run = self.config.run
+        both = Noised(
+            names=(),
+            latents=noise,
+            noise=noise,
+            timesteps=torch.zeros(2, dtype=torch.long),
+            ids=self._vocabulary.ids(["", caption]),
+            image_embeds=None if image_embeds is None else image_embeds.expand(2, -1),
+            referenced=torch.tensor([0, 1]),
+        ).to(self.device)
+        with autocast():
+            context, there = self.module.context(both)
+            latents = sampled_latents(
+                lambda noisy, timesteps: self.module.denoise(noisy, timesteps, context, there),
+                noise,
+                self.module.denoiser,
+                steps=run.sample_steps,
+                guidance_scale=run.sample_guidance_scale,
+            )
+        return to_pictures(self._autoencoder, latents)[0]
 
     def write_result(self, path: Path, training: dict[str, Any]) -> None:
         """Write denoiser and text encoder."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import shutil
 from dataclasses import replace
@@ -22,6 +23,7 @@ from bolid.world.networks import base_model
 from bolid.world.networks.autoencoder import load_autoencoder
 from bolid.world.networks.base_model import BaseTask, Noised, text_encoder
 from bolid.world.networks.dataset import Pictures
+from bolid.world.networks.recognition import RecognitionTask, load_recogniser
 from bolid.world.networks.vocabulary import VOCABULARY_SIZE, Vocabulary
 from bolid.world.parts import PARTS
 
@@ -147,6 +149,78 @@ def test_noise_and_timesteps_follow_from_their_generator(task: BaseTask):
     assert torch.histc(batch.timesteps.float(), bins=5, min=0, max=1000).min() > 70
     again = task.batch_of(task.training, [9], generators(500, "noise")[7:8])
     assert torch.equal(again.noise[0], batch.noise[7]) and again.timesteps[0] == batch.timesteps[7]
+
+
+# References
+
+
+@pytest.fixture
+def image_encoder(config: Config, tmp_path: Path) -> Path:
+    """The file of one that has learnt nothing, but tells pictures apart."""
+    task = RecognitionTask(config("recognition"), device=CPU)
+    torch.nn.init.normal_(task.module.recogniser.projection.weight, generator=torch.Generator().manual_seed(1))
+    path = tmp_path / "image_encoder.safetensors"
+    task.write_result(path, {})
+    return path
+
+
+@pytest.fixture
+def referring(config: Config, image_encoder: Path) -> BaseTask:
+    """Its held-out pictures are learned from without references, the others always with them."""
+    task = BaseTask(config("base", base={"references": 1.0, "image_encoder": str(image_encoder)}), device=CPU)
+    task.load_data(ALONE, silent)
+    return task
+
+
+def test_references_are_other_pictures_of_the_person(referring: BaseTask, image_encoder: Path):
+    pictures = referring.training
+    embeds = load_recogniser(image_encoder).recogniser(pictures.pixels(range(len(pictures))))
+    others = [other for other in pictures.pictures_of[int(pictures.people[5])] if other != 5]
+    means = {
+        chosen: embeds[list(chosen)].mean(dim=0)
+        for count in range(1, len(others) + 1)
+        for chosen in itertools.combinations(others, count)
+    }
+    seen = set()
+    for found in referring.batch_of(pictures, [5] * 60, generators(60, "references")).image_embeds:
+        distances = {chosen: float((found - mean).abs().max()) for chosen, mean in means.items()}
+        nearest = min(distances, key=distances.get)
+        assert distances[nearest] < 5e-3
+        seen.add(nearest)
+    assert {len(chosen) for chosen in seen} == {1, 2, 3}
+
+
+def test_references_that_are_not_shown_change_nothing(referring: BaseTask):
+    batch = referring.batch_of(referring.training, [0, 5], generators(2))
+    assert batch.referenced.tolist() == [1, 1]
+    one_shown = replace(batch, referenced=torch.tensor([0, 1]))
+    with torch.no_grad():
+        silent_terms = referring.module(replace(batch, image_embeds=None))["reconstruction"]
+        terms = referring.module(one_shown)["reconstruction"]
+    torch.testing.assert_close(terms[0], silent_terms[0])
+    assert (terms[1] - silent_terms[1]).abs() > 1e-5
+
+
+def test_held_out_pictures_are_validated_without_and_with_references(referring: BaseTask):
+    batch = referring.batch_of(referring.held_out, [0, 5], generators(2))
+    assert batch.referenced.tolist() == [0, 0]
+    with torch.no_grad():
+        silent_terms, measures = referring.module(batch), referring.measures(batch)
+    assert set(measures) == {"reconstruction_with_references"}
+    assert not torch.allclose(measures["reconstruction_with_references"], silent_terms["reconstruction"])
+
+
+def test_the_projection_of_references_learns_and_is_not_kept(referring: BaseTask, tmp_path: Path):
+    referring.module(referring.batch_of(referring.training, [0, 5], generators(2)))["reconstruction"].mean().backward()
+    assert all(weight.grad.any() for weight in referring.module.references.parameters())
+    referring.write_result(tmp_path / "base.safetensors", {})
+    assert not [key for key in read_network(tmp_path / "base.safetensors", "base").state_dict if "references" in key]
+
+
+def test_the_result_depends_on_the_image_encoder(referring: BaseTask, config: Config):
+    assert "base.image_encoder" in referring.result_depends_on()
+    with pytest.raises(ValueError, match="references need an image_encoder"):
+        config("base", base={"references": 0.5})
 
 
 # Latents
@@ -323,7 +397,7 @@ def test_file_builds_the_librarys_classes(task: BaseTask, tmp_path: Path):
     with torch.no_grad():
         text = small(input_ids=vocabulary.ids([task.held_out.captions[number] for number in (0, 8)])).last_hidden_state
         torch.testing.assert_close(text, task.module.text(batch.ids).last_hidden_state, atol=5e-3, rtol=5e-3)
-        expected = task.module.denoise(batch.noise, batch.timesteps, text)
+        expected = task.module.denoise(batch.noise, batch.timesteps, text, None)
         torch.testing.assert_close(unet(batch.noise, batch.timesteps, text).sample, expected, atol=5e-3, rtol=5e-3)
 
 
