@@ -16,7 +16,9 @@ from PIL import Image
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel
 
+from ...models.body_encoder import BodyIDEncoder
 from ...models.image_projection import ImageProjection
+from ...models.keypoints import BONES
 from ...models.network_file import read_network, write_network
 from ...training.base import DTYPES, TIMESTEPS, Denoiser, autoencoder_fingerprint, to_latents, to_pictures
 from ...training.cache import TensorStore
@@ -40,6 +42,8 @@ from .vocabulary import LENGTH, Vocabulary
 ENCODED_AT_ONCE = 64
 REFERENCE_TOKENS = 4
 MOST_REFERENCES = 9
+POSE_TOKENS = 8
+POSE_WIDTH = 64
 
 SCHEDULE: dict[str, Any] = {
     "num_train_timesteps": TIMESTEPS,
@@ -100,7 +104,8 @@ class Noised(PictureBatch):
         spots: see `spots.spots_of`; None where nothing is learned from them.
         cell_weights: [b, h, w]; None where all cells count alike.
         image_embeds: [b, d] of other pictures of the person, averaged; None where nothing is learned from them.
-        referenced: [b] whether they are shown.
+        joints: [b, 12, 3] where they are, as `BodyIDEncoder` reads a target pose; None likewise.
+        referenced, posed: [b] whether these are shown.
     """
 
     latents: torch.Tensor
@@ -110,7 +115,9 @@ class Noised(PictureBatch):
     spots: torch.Tensor | None = None
     cell_weights: torch.Tensor | None = None
     image_embeds: torch.Tensor | None = None
+    joints: torch.Tensor | None = None
     referenced: torch.Tensor | None = None
+    posed: torch.Tensor | None = None
 
 
 class BaseStep(nn.Module):
@@ -122,12 +129,14 @@ class BaseStep(nn.Module):
         text: CLIPTextModel,
         parts: PartsHead | None = None,
         references: ImageProjection | None = None,
+        poses: BodyIDEncoder | None = None,
     ):
         super().__init__()
         self.unet = unet
         self.text = text
         self.parts = parts
         self.references = references
+        self.poses = poses
         self.denoiser = Denoiser(unet=unet, scheduler=DDPMScheduler(**SCHEDULE))
 
     def forward(self, batch: Noised) -> dict[str, torch.Tensor]:
@@ -162,12 +171,22 @@ class BaseStep(nn.Module):
 
     def context(self, batch: Noised) -> tuple[torch.Tensor, torch.Tensor | None]:
         """[b, n, C] what the denoiser reads beside the picture, and [b, n] which of it there is; None: all."""
-        text = self.text(batch.ids).last_hidden_state
-        if self.references is None or batch.image_embeds is None:
-            return text, None
-        tokens = self.references(batch.image_embeds)
-        there = torch.cat((torch.ones_like(batch.ids), batch.referenced[:, None].expand(tokens.shape[:2])), dim=1)
-        return torch.cat((text, tokens), dim=1), there
+        tokens, there = [self.text(batch.ids).last_hidden_state], [torch.ones_like(batch.ids)]
+        if batch.image_embeds is not None:
+            tokens.append(self.references(batch.image_embeds))
+            there.append(batch.referenced[:, None].expand(-1, REFERENCE_TOKENS))
+        if batch.joints is not None:
+            tokens.append(self._pose_tokens(batch.joints))
+            there.append(batch.posed[:, None].expand(-1, POSE_TOKENS))
+        return torch.cat(tokens, dim=1), torch.cat(there, dim=1) if len(there) > 1 else None
+
+    def _pose_tokens(self, joints: torch.Tensor) -> torch.Tensor:
+        return self.poses(
+            proportions=joints.new_zeros(len(joints), len(BONES), 2),
+            seen=torch.zeros_like(joints[..., 0], dtype=torch.bool),
+            target_pose=joints,
+            hidden_states=None,
+        )
 
     def denoise(
         self, noisy: torch.Tensor, timesteps: torch.Tensor, context: torch.Tensor, there: torch.Tensor | None
@@ -190,6 +209,11 @@ def _middle_of(unet: UNet2DConditionModel) -> Iterator[list[torch.Tensor]]:
         handle.remove()
 
 
+def _placed(joints: torch.Tensor) -> torch.Tensor:
+    """[…, 3] joints as a target pose: those that are not seen have no place."""
+    return torch.where(joints[..., 2:] > 0, joints, 0.0)
+
+
 class BaseTask(NetworkTask):
     """See `NetworkTask`."""
 
@@ -209,6 +233,7 @@ class BaseTask(NetworkTask):
             widths = settings.block_out_channels
             parts = PartsHead(widths[-1], CELL * 2 ** (len(widths) - 1)) if settings.parts else None
             references = self._reference_projection() if settings.references else None
+            poses = self._pose_encoder() if settings.poses else None
         if settings.start is not None:
             self._start_from(settings.start, unet, text)
         if device.type == "cpu":
@@ -217,7 +242,7 @@ class BaseTask(NetworkTask):
             text.set_attn_implementation("eager")
         if config.run.gradient_checkpointing:
             unet.enable_gradient_checkpointing()
-        self.module = BaseStep(unet, text, parts, references)
+        self.module = BaseStep(unet, text, parts, references, poses)
         self._latents: dict[int, torch.Tensor] = {}
         self._image_embeds: dict[int, torch.Tensor] = {}
 
@@ -230,6 +255,18 @@ class BaseTask(NetworkTask):
             cross_attention_dim=settings.text_dim,
             num_tokens=REFERENCE_TOKENS,
         )
+
+    def _pose_encoder(self) -> BodyIDEncoder:
+        encoder = BodyIDEncoder(
+            hidden_size=1,  # it is shown no grid
+            dim=POSE_WIDTH,
+            depth=1,
+            resampler_depth=1,
+            num_tokens=POSE_TOKENS,
+            cross_attention_dim=self.config.base.text_dim,
+        )
+        encoder.grid_in.requires_grad_(False)
+        return encoder
 
     def _start_from(self, path: Path, unet: UNet2DConditionModel, text: CLIPTextModel) -> None:
         file = read_network(path, "base")
@@ -349,7 +386,12 @@ class BaseTask(NetworkTask):
         weights = None
         if spots is not None and weighted:
             weights = cell_weights(spots, pixels=CELL, person=settings.person_weight, head=settings.head_weight)
-        image_embeds = referenced = None
+        image_embeds = joints = referenced = posed = None
+
+        def shown(share: float) -> torch.Tensor:
+            chances = torch.stack([torch.rand((), generator=each) for each in generators])
+            return (chances < (share if pictures is self.training else 0.0)).long()
+
         if settings.references:
             image_embeds = torch.stack(
                 [
@@ -359,8 +401,10 @@ class BaseTask(NetworkTask):
                     for number, each in zip(numbers, generators, strict=True)
                 ]
             )
-            chances = torch.stack([torch.rand((), generator=each) for each in generators])
-            referenced = (chances < (settings.references if pictures is self.training else 0.0)).long()
+            referenced = shown(settings.references)
+        if settings.poses:
+            joints = _placed(pictures.joints[numbers])
+            posed = shown(settings.poses)
         return Noised(
             names=pictures.names(numbers),
             latents=latents,
@@ -370,7 +414,9 @@ class BaseTask(NetworkTask):
             spots=spots if self.module.parts else None,
             cell_weights=weights,
             image_embeds=image_embeds,
+            joints=joints,
             referenced=referenced,
+            posed=posed,
         )
 
     def _of_others(self, pictures: Pictures, number: int, count: int, generator: torch.Generator) -> torch.Tensor:
@@ -392,43 +438,50 @@ class BaseTask(NetworkTask):
         )
 
     def measures(self, batch: Noised) -> dict[str, torch.Tensor]:
-        """The terms say what can be measured without drawing, and this what references are worth."""
-        if batch.referenced is None:
-            return {}
-        terms = self.module(replace(batch, referenced=torch.ones_like(batch.referenced)))
-        return {"reconstruction_with_references": terms["reconstruction"]}
+        """The terms say what can be measured without drawing, and this what references and poses are worth."""
+        found = {}
+        for name, what in (("referenced", "references"), ("posed", "poses")):
+            if (shown := getattr(batch, name)) is not None:
+                terms = self.module(replace(batch, **{name: torch.ones_like(shown)}))
+                found[f"reconstruction_with_{what}"] = terms["reconstruction"]
+        return found
 
     @torch.no_grad()
     def sample_grid(self, autocast: Callable[[], AbstractContextManager[None]]) -> Image.Image:
         """Captions of held-out people, drawn from the same noise each time, beside the picture that they describe.
 
-        If it learns from references, then also without a word about looks, but from other pictures of the person.
+        If it learns from references, then also without a word about looks but from other pictures of the person, and
+        if it learns from poses, with the joints of the picture.
         """
-        run = self.config.run
+        run, settings, pictures = self.config.run, self.config.base, self.held_out
         rows, captions = [], []
-        for row, number in enumerate(self.held_out.spread(run.sample_people)):
-            caption = self._maybe_with_looks(self.held_out, number, keyed_generator(run.seed, "sampled looks", row))
-            noise = torch.randn(
-                1, *self._latents[id(self.held_out)].shape[1:], generator=keyed_generator(run.seed, "samples", row)
-            ).to(self.device)
-            pictures = [self.held_out.pixels([number])[0], self._drawn(caption, noise, None, autocast)]
-            if self.config.base.references:
+        titles = ["picture with this caption", "drawn"]
+        for row, number in enumerate(pictures.spread(run.sample_people)):
+            caption = self._maybe_with_looks(pictures, number, keyed_generator(run.seed, "sampled looks", row))
+            shape = self._latents[id(pictures)].shape[1:]
+            noise = torch.randn(1, *shape, generator=keyed_generator(run.seed, "samples", row))
+            drawn = [self._drawn(caption, noise, autocast)]
+            shown: dict[str, torch.Tensor] = {}
+            if settings.references:
                 generator = keyed_generator(run.seed, "sampled references", row)
-                image_embeds = self._of_others(self.held_out, number, MOST_REFERENCES, generator)
-                pictures.append(self._drawn(self.held_out.captions[number], noise, image_embeds, autocast))
-            rows.append([to_image(picture) for picture in pictures])
+                shown["image_embeds"] = self._of_others(pictures, number, MOST_REFERENCES, generator)
+                drawn.append(self._drawn(pictures.captions[number], noise, autocast, **shown))
+            if settings.poses:
+                shown["joints"] = _placed(pictures.joints[number])
+                drawn.append(self._drawn(pictures.captions[number], noise, autocast, **shown))
+            rows.append([to_image(picture) for picture in (pictures.pixels([number])[0], *drawn)])
             captions.append(caption)
-        titles = ["picture with this caption", "drawn", "drawn from references"]
-        return grid(rows, titles[: len(rows[0])], captions)
+        titles += ["from references"] * bool(settings.references) + ["and in this pose"] * bool(settings.poses)
+        return grid(rows, titles, captions)
 
     def _drawn(
         self,
         caption: str,
         noise: torch.Tensor,
-        image_embeds: torch.Tensor | None,
         autocast: Callable[[], AbstractContextManager[None]],
+        **shown: torch.Tensor,
     ) -> torch.Tensor:
-        """[3, S, S] the picture of a caption, and of references [d] if there are any."""
+        """[3, S, S] the picture of a caption, and of what is shown beside it: `image_embeds` [d], `joints` [12, 3]."""
         run = self.config.run
         both = Noised(
             names=(),
@@ -436,14 +489,15 @@ class BaseTask(NetworkTask):
             noise=noise,
             timesteps=torch.zeros(2, dtype=torch.long),
             ids=self._vocabulary.ids(["", caption]),
-            image_embeds=None if image_embeds is None else image_embeds.expand(2, -1),
             referenced=torch.tensor([0, 1]),
+            posed=torch.tensor([0, 1]),
+            **{name: values.expand(2, *values.shape) for name, values in shown.items()},
         ).to(self.device)
         with autocast():
             context, there = self.module.context(both)
             latents = sampled_latents(
                 lambda noisy, timesteps: self.module.denoise(noisy, timesteps, context, there),
-                noise,
+                both.noise,
                 self.module.denoiser,
                 steps=run.sample_steps,
                 guidance_scale=run.sample_guidance_scale,

@@ -128,6 +128,7 @@ class BaseSettings(TextEncoderSettings):
         references: share of the pictures that are learned from together with what the image encoder sees in others of
             their person: tokens behind those of the caption, whose projection is not kept.
         image_encoder: its file, for `references`.
+        poses: share of the pictures that are learned from together with where the joints are: more such tokens.
         parts: weight of the term that reads off the denoiser's middle what each spot of the picture shows: parts of the
             person, or none.
         timestep_shift: moves the timesteps of training towards noise; see `training.losses.shifted`.
@@ -145,6 +146,7 @@ class BaseSettings(TextEncoderSettings):
     looks: Fraction = 0.0
     references: Fraction = 0.0
     image_encoder: Path | None = None
+    poses: Fraction = 0.0
     parts: NotNegative = 0.0
     timestep_shift: Positive = 1.0
     person_weight: Positive = 1.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
 import shutil
@@ -19,6 +20,7 @@ from bolid.training import cache as training_cache
 from bolid.training.base import to_latents
 from bolid.training.data import Share
 from bolid.training.randomness import keyed_generator
+from bolid.training.samples import GAP
 from bolid.world.networks import base_model
 from bolid.world.networks.autoencoder import load_autoencoder
 from bolid.world.networks.base_model import BaseTask, Noised, text_encoder
@@ -167,7 +169,8 @@ def image_encoder(config: Config, tmp_path: Path) -> Path:
 @pytest.fixture
 def referring(config: Config, image_encoder: Path) -> BaseTask:
     """Its held-out pictures are learned from without references, the others always with them."""
-    task = BaseTask(config("base", base={"references": 1.0, "image_encoder": str(image_encoder)}), device=CPU)
+    base = {"references": 1.0, "image_encoder": str(image_encoder), "poses": 1.0}
+    task = BaseTask(config("base", base=base), device=CPU)
     task.load_data(ALONE, silent)
     return task
 
@@ -190,31 +193,52 @@ def test_references_are_other_pictures_of_the_person(referring: BaseTask, image_
     assert {len(chosen) for chosen in seen} == {1, 2, 3}
 
 
-def test_references_that_are_not_shown_change_nothing(referring: BaseTask):
+def test_poses_are_the_joints_that_are_seen(referring: BaseTask):
+    numbers = list(range(len(referring.training)))
+    known, given = referring.training.joints, referring.batch_of(referring.training, numbers, generators(24)).joints
+    seen = known[..., 2] > 0
+    assert 0 < seen.float().mean() < 1
+    assert torch.equal(given[seen], known[seen]) and not given[~seen].any()
+
+
+@pytest.mark.parametrize("what", ["referenced", "posed"])
+def test_what_is_not_shown_changes_nothing(what: str, referring: BaseTask):
     batch = referring.batch_of(referring.training, [0, 5], generators(2))
-    assert batch.referenced.tolist() == [1, 1]
-    one_shown = replace(batch, referenced=torch.tensor([0, 1]))
+    assert batch.referenced.tolist() == batch.posed.tolist() == [1, 1]
+    nothing = torch.tensor([0, 0])
+    one_shown = replace(batch, **{"referenced": nothing, "posed": nothing, what: torch.tensor([0, 1])})
     with torch.no_grad():
-        silent_terms = referring.module(replace(batch, image_embeds=None))["reconstruction"]
+        silent_terms = referring.module(replace(batch, image_embeds=None, joints=None))["reconstruction"]
         terms = referring.module(one_shown)["reconstruction"]
     torch.testing.assert_close(terms[0], silent_terms[0])
     assert (terms[1] - silent_terms[1]).abs() > 1e-5
 
 
-def test_held_out_pictures_are_validated_without_and_with_references(referring: BaseTask):
+def test_held_out_pictures_are_validated_without_and_with_what_is_shown(referring: BaseTask):
     batch = referring.batch_of(referring.held_out, [0, 5], generators(2))
-    assert batch.referenced.tolist() == [0, 0]
+    assert batch.referenced.tolist() == batch.posed.tolist() == [0, 0]
     with torch.no_grad():
         silent_terms, measures = referring.module(batch), referring.measures(batch)
-    assert set(measures) == {"reconstruction_with_references"}
-    assert not torch.allclose(measures["reconstruction_with_references"], silent_terms["reconstruction"])
+    assert set(measures) == {"reconstruction_with_references", "reconstruction_with_poses"}
+    for with_it in measures.values():
+        assert not torch.allclose(with_it, silent_terms["reconstruction"])
 
 
-def test_the_projection_of_references_learns_and_is_not_kept(referring: BaseTask, tmp_path: Path):
+def test_what_reads_references_and_poses_learns_and_is_not_kept(referring: BaseTask, tmp_path: Path):
     referring.module(referring.batch_of(referring.training, [0, 5], generators(2)))["reconstruction"].mean().backward()
     assert all(weight.grad.any() for weight in referring.module.references.parameters())
+    unused = {"grid_in.weight", "grid_in.bias"}  # there is no grid
+    still = {name for name, weight in referring.module.poses.named_parameters() if weight.grad is None}
+    assert still == unused
     referring.write_result(tmp_path / "base.safetensors", {})
-    assert not [key for key in read_network(tmp_path / "base.safetensors", "base").state_dict if "references" in key]
+    assert {key.split(".")[0] for key in read_network(tmp_path / "base.safetensors", "base").state_dict} == {
+        "unet", "text_encoder", "tokens"
+    }  # fmt: skip
+
+
+def test_samples_have_a_column_for_everything_that_is_shown(referring: BaseTask, task: BaseTask):
+    widths = [each.sample_grid(contextlib.nullcontext).width for each in (task, referring)]
+    assert widths[1] == 2 * widths[0] - GAP
 
 
 def test_the_result_depends_on_the_image_encoder(referring: BaseTask, config: Config):
