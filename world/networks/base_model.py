@@ -265,7 +265,7 @@ class BaseTask(NetworkTask):
             num_tokens=POSE_TOKENS,
             cross_attention_dim=self.config.base.text_dim,
         )
-        encoder.grid_in.requires_grad_(False)
+        encoder.grid_in = nn.Identity()  # there is no grid, and weights without a gradient stop several processes
         return encoder
 
     def _start_from(self, path: Path, unet: UNet2DConditionModel, text: CLIPTextModel) -> None:
