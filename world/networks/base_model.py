@@ -440,10 +440,12 @@ class BaseTask(NetworkTask):
     def measures(self, batch: Noised) -> dict[str, torch.Tensor]:
         """The terms say what can be measured without drawing, and this what references and poses are worth."""
         found = {}
-        for name, what in (("referenced", "references"), ("posed", "poses")):
-            if (shown := getattr(batch, name)) is not None:
-                terms = self.module(replace(batch, **{name: torch.ones_like(shown)}))
-                found[f"reconstruction_with_{what}"] = terms["reconstruction"]
+        if batch.referenced is not None:
+            shown = replace(batch, referenced=torch.ones_like(batch.referenced))
+            found["reconstruction_with_references"] = self.module(shown)["reconstruction"]
+        if batch.posed is not None:
+            shown = replace(batch, posed=torch.ones_like(batch.posed))
+            found["reconstruction_with_poses"] = self.module(shown)["reconstruction"]
         return found
 
     @torch.no_grad()
