@@ -189,7 +189,7 @@ class BaseStep(nn.Module):
         )
 
     def denoise(
-        self, noisy: torch.Tensor, timesteps: torch.Tensor, context: torch.Tensor, there: torch.Tensor | None
+        self, noisy: torch.Tensor, timesteps: torch.Tensor, context: torch.Tensor, there: torch.Tensor | None = None
     ) -> torch.Tensor:
         """[b, C, h, w] in float32."""
         time_ids = torch.zeros(len(noisy), 6, device=noisy.device)
