@@ -83,19 +83,26 @@ class Denoiser:
         text: torch.Tensor,
         pooled_text: torch.Tensor | None,
         time_ids: torch.Tensor,
+        text_mask: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """The UNet's prediction [b, C, h, w] in float32.
 
         Args:
             noisy: [b, C, h, w] x_t.
             timesteps: [b].
-            text: [b, 77, C].
+            text: [b, n, C].
             pooled_text, time_ids: [b, P] and [b, 6], for SDXL.
+            text_mask: [b, n] which of `text` there are; all of them without it.
         """
         dtype = self.unet.dtype
         added = None if pooled_text is None else {"text_embeds": pooled_text.to(dtype), "time_ids": time_ids}
         (prediction,) = self.unet(
-            noisy.to(dtype), timesteps, text.to(dtype), added_cond_kwargs=added, return_dict=False
+            noisy.to(dtype),
+            timesteps,
+            text.to(dtype),
+            added_cond_kwargs=added,
+            encoder_attention_mask=text_mask,
+            return_dict=False,
         )
         return prediction.float()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,9 @@ from PIL import Image
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel
 
+from ...models.body_encoder import BodyIDEncoder
+from ...models.image_projection import ImageProjection
+from ...models.keypoints import BONES
 from ...models.network_file import read_network, write_network
 from ...training.base import DTYPES, TIMESTEPS, Denoiser, autoencoder_fingerprint, to_latents, to_pictures
 from ...training.cache import TensorStore
@@ -31,11 +34,16 @@ from .autoencoder import load_autoencoder
 from .config import BaseSettings, BaseTraining
 from .dataset import Pictures
 from .principal import CELL
+from .recognition import load_recogniser
 from .spots import PartsHead, cell_weights, parts_loss, spots_of
 from .task import NetworkTask, PictureBatch
 from .vocabulary import LENGTH, Vocabulary
 
 ENCODED_AT_ONCE = 64
+REFERENCE_TOKENS = 4
+MOST_REFERENCES = 9
+POSE_TOKENS = 8
+POSE_WIDTH = 64
 
 SCHEDULE: dict[str, Any] = {
     "num_train_timesteps": TIMESTEPS,
@@ -95,6 +103,9 @@ class Noised(PictureBatch):
         ids: [b, 77] numbers of the caption's tokens.
         spots: see `spots.spots_of`; None where nothing is learned from them.
         cell_weights: [b, h, w]; None where all cells count alike.
+        image_embeds: [b, d] of other pictures of the person, averaged; None where nothing is learned from them.
+        joints: [b, 12, 3] where they are, as `BodyIDEncoder` reads a target pose; None likewise.
+        referenced, posed: [b] whether these are shown.
     """
 
     latents: torch.Tensor
@@ -103,16 +114,29 @@ class Noised(PictureBatch):
     ids: torch.Tensor
     spots: torch.Tensor | None = None
     cell_weights: torch.Tensor | None = None
+    image_embeds: torch.Tensor | None = None
+    joints: torch.Tensor | None = None
+    referenced: torch.Tensor | None = None
+    posed: torch.Tensor | None = None
 
 
 class BaseStep(nn.Module):
     """Noised pictures → terms of the loss, per picture."""
 
-    def __init__(self, unet: UNet2DConditionModel, text: CLIPTextModel, parts: PartsHead | None = None):
+    def __init__(
+        self,
+        unet: UNet2DConditionModel,
+        text: CLIPTextModel,
+        parts: PartsHead | None = None,
+        references: ImageProjection | None = None,
+        poses: BodyIDEncoder | None = None,
+    ):
         super().__init__()
         self.unet = unet
         self.text = text
         self.parts = parts
+        self.references = references
+        self.poses = poses
         self.denoiser = Denoiser(unet=unet, scheduler=DDPMScheduler(**SCHEDULE))
 
     def forward(self, batch: Noised) -> dict[str, torch.Tensor]:
@@ -123,7 +147,7 @@ class BaseStep(nn.Module):
         """
         noisy = add_noise(batch.latents, batch.noise, self.denoiser.alphas_cumprod, batch.timesteps)
         with _middle_of(self.unet) as middle:
-            prediction = self.denoise(noisy, batch.timesteps, self.text(batch.ids).last_hidden_state)
+            prediction = self.denoise(noisy, batch.timesteps, *self.context(batch))
         target = training_target(
             batch.latents,
             batch.noise,
@@ -145,10 +169,32 @@ class BaseStep(nn.Module):
             terms["parts"] = parts_loss(self.parts(middle[0]), batch.spots)
         return terms
 
-    def denoise(self, noisy: torch.Tensor, timesteps: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
+    def context(self, batch: Noised) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """[b, n, C] what the denoiser reads beside the picture, and [b, n] which of it there is; None: all."""
+        tokens, there = [self.text(batch.ids).last_hidden_state], [torch.ones_like(batch.ids)]
+        if batch.image_embeds is not None:
+            tokens.append(self.references(batch.image_embeds))
+            there.append(batch.referenced[:, None].expand(-1, REFERENCE_TOKENS))
+        if batch.joints is not None:
+            tokens.append(self._pose_tokens(batch.joints))
+            there.append(batch.posed[:, None].expand(-1, POSE_TOKENS))
+        return torch.cat(tokens, dim=1), torch.cat(there, dim=1) if len(there) > 1 else None
+
+    def _pose_tokens(self, joints: torch.Tensor) -> torch.Tensor:
+        return self.poses(
+            proportions=joints.new_zeros(len(joints), len(BONES), 2),
+            seen=torch.zeros_like(joints[..., 0], dtype=torch.bool),
+            target_pose=joints,
+            hidden_states=None,
+        )
+
+    def denoise(
+        self, noisy: torch.Tensor, timesteps: torch.Tensor, context: torch.Tensor, there: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """[b, C, h, w] in float32."""
+        time_ids = torch.zeros(len(noisy), 6, device=noisy.device)
         return self.denoiser.predict(
-            noisy, timesteps, text=text, pooled_text=None, time_ids=torch.zeros(len(noisy), 6, device=noisy.device)
+            noisy, timesteps, text=context, text_mask=there, pooled_text=None, time_ids=time_ids
         )
 
 
@@ -161,6 +207,11 @@ def _middle_of(unet: UNet2DConditionModel) -> Iterator[list[torch.Tensor]]:
         yield found
     finally:
         handle.remove()
+
+
+def _placed(joints: torch.Tensor) -> torch.Tensor:
+    """[…, 3] joints as a target pose: those that are not seen have no place."""
+    return torch.where(joints[..., 2:] > 0, joints, 0.0)
 
 
 class BaseTask(NetworkTask):
@@ -181,6 +232,8 @@ class BaseTask(NetworkTask):
             text = text_encoder(text_encoder_sizes(settings), len(self._vocabulary))
             widths = settings.block_out_channels
             parts = PartsHead(widths[-1], CELL * 2 ** (len(widths) - 1)) if settings.parts else None
+            references = self._reference_projection() if settings.references else None
+            poses = self._pose_encoder() if settings.poses else None
         if settings.start is not None:
             self._start_from(settings.start, unet, text)
         if device.type == "cpu":
@@ -189,8 +242,31 @@ class BaseTask(NetworkTask):
             text.set_attn_implementation("eager")
         if config.run.gradient_checkpointing:
             unet.enable_gradient_checkpointing()
-        self.module = BaseStep(unet, text, parts)
+        self.module = BaseStep(unet, text, parts, references, poses)
         self._latents: dict[int, torch.Tensor] = {}
+        self._image_embeds: dict[int, torch.Tensor] = {}
+
+    def _reference_projection(self) -> ImageProjection:
+        settings = self.config.base
+        self._recogniser = load_recogniser(settings.image_encoder).recogniser
+        sizes = read_network(settings.image_encoder, "recognition").sizes["recogniser"]
+        return ImageProjection(
+            image_embed_dim=sizes["projection_dim"],
+            cross_attention_dim=settings.text_dim,
+            num_tokens=REFERENCE_TOKENS,
+        )
+
+    def _pose_encoder(self) -> BodyIDEncoder:
+        encoder = BodyIDEncoder(
+            hidden_size=1,  # it is shown no grid
+            dim=POSE_WIDTH,
+            depth=1,
+            resampler_depth=1,
+            num_tokens=POSE_TOKENS,
+            cross_attention_dim=self.config.base.text_dim,
+        )
+        encoder.grid_in = nn.Identity()  # there is no grid, and weights without a gradient stop several processes
+        return encoder
 
     def _start_from(self, path: Path, unet: UNet2DConditionModel, text: CLIPTextModel) -> None:
         file = read_network(path, "base")
@@ -214,31 +290,62 @@ class BaseTask(NetworkTask):
         text.load_state_dict({**state_dict, name: fresh})
 
     def result_depends_on(self) -> dict[str, Any]:
-        """The autoencoder, the weights with which learning begins, and what all networks depend on."""
-        depends_on = {**super().result_depends_on(), "base.autoencoder": autoencoder_fingerprint(self._autoencoder)}
-        start = self.config.base.start
-        return depends_on if start is None else {**depends_on, "base.start": file_hash(start)}
+        """The autoencoder, other files that are learned from, and what all networks depend on."""
+        settings = self.config.base
+        files = {
+            "base.start": settings.start,
+            "base.image_encoder": settings.image_encoder if settings.references else None,
+        }
+        return {
+            **super().result_depends_on(),
+            "base.autoencoder": autoencoder_fingerprint(self._autoencoder),
+            **{name: file_hash(file) for name, file in files.items() if file is not None},
+        }
 
     def load_data(self, share: Share, progress: Progress) -> None:
         """See `NetworkTask.load_data`."""
-        self._autoencoder.to(self.device)
         for pictures in (self.training, self.held_out):
-            self._latents[id(pictures)] = self._encoded(pictures, progress)
+            self._latents[id(pictures)] = self._latents_of(pictures, progress)
+            if self.config.base.references:
+                self._image_embeds[id(pictures)] = self._image_embeds_of(pictures, progress)
         self.module.denoiser.to(self.device)
         super().load_data(share, progress)
 
+    def _latents_of(self, pictures: Pictures, progress: Progress) -> torch.Tensor:
+        """[n, C, h, w] in half precision."""
+        self._autoencoder.to(self.device)
+        return self._computed_once(
+            "latents",
+            pictures,
+            {"autoencoder": autoencoder_fingerprint(self._autoencoder)},
+            lambda pixels: to_latents(self._autoencoder, pixels)[0],
+            progress,
+        )
+
+    def _image_embeds_of(self, pictures: Pictures, progress: Progress) -> torch.Tensor:
+        """[n, d] in half precision."""
+        self._recogniser.to(self.device)
+        return self._computed_once(
+            "image_embeds",
+            pictures,
+            {"image_encoder": file_hash(self.config.base.image_encoder)},
+            self._recogniser,
+            progress,
+        )
+
     @torch.no_grad()
-    def _encoded(self, pictures: Pictures, progress: Progress) -> torch.Tensor:
-        """[n, C, h, w] latents in half precision, from the cache as far as they are there."""
+    def _computed_once(
+        self,
+        name: str,
+        pictures: Pictures,
+        depends_on: dict[str, str],
+        of: Callable[[torch.Tensor], torch.Tensor],
+        progress: Progress,
+    ) -> torch.Tensor:
+        """[n, …] something of each picture, from the cache as far as it is there."""
         precision = self.config.run.precision
         store = TensorStore(
-            self.config.base.cache,
-            "latents",
-            {
-                "autoencoder": autoencoder_fingerprint(self._autoencoder),
-                "pictures": pictures.fingerprint,
-                "precision": precision,
-            },
+            self.config.base.cache, name, {**depends_on, "pictures": pictures.fingerprint, "precision": precision}
         )
         chunks = {
             f"{first}-{min(first + ENCODED_AT_ONCE, len(pictures))}": range(len(pictures))[first:][:ENCODED_AT_ONCE]
@@ -250,15 +357,15 @@ class BaseTask(NetworkTask):
         def compute(key: str) -> dict[str, torch.Tensor]:
             pixels = pictures.pixels(chunks[key]).to(self.device, memory_format=torch.channels_last)
             with torch.autocast(self.device.type, DTYPES[precision], enabled=precision != "fp32"):
-                return {"latents": to_latents(self._autoencoder, pixels)[0].half().cpu()}
+                return {name: of(pixels).half().cpu()}
 
         def advance() -> None:
             nonlocal done
             done += 1
-            progress("latents", min(done * ENCODED_AT_ONCE, len(pictures)), len(pictures))
+            progress(name.replace("_", " "), min(done * ENCODED_AT_ONCE, len(pictures)), len(pictures))
 
         store.fill(missing, compute, advance)
-        return torch.cat([store.get(key)["latents"] for key in chunks])
+        return torch.cat([store.get(key)[name] for key in chunks])
 
     def batch_of(self, pictures: Pictures, numbers: list[int], generators: list[torch.Generator]) -> Noised:
         """With noise, and some without their caption; those that are held out keep it."""
@@ -279,6 +386,25 @@ class BaseTask(NetworkTask):
         weights = None
         if spots is not None and weighted:
             weights = cell_weights(spots, pixels=CELL, person=settings.person_weight, head=settings.head_weight)
+        image_embeds = joints = referenced = posed = None
+
+        def shown(share: float) -> torch.Tensor:
+            chances = torch.stack([torch.rand((), generator=each) for each in generators])
+            return (chances < (share if pictures is self.training else 0.0)).long()
+
+        if settings.references:
+            image_embeds = torch.stack(
+                [
+                    self._of_others(
+                        pictures, number, int(torch.randint(1, MOST_REFERENCES + 1, (), generator=each)), each
+                    )
+                    for number, each in zip(numbers, generators, strict=True)
+                ]
+            )
+            referenced = shown(settings.references)
+        if settings.poses:
+            joints = _placed(pictures.joints[numbers])
+            posed = shown(settings.poses)
         return Noised(
             names=pictures.names(numbers),
             latents=latents,
@@ -287,7 +413,17 @@ class BaseTask(NetworkTask):
             ids=self._vocabulary.ids(captions),
             spots=spots if self.module.parts else None,
             cell_weights=weights,
+            image_embeds=image_embeds,
+            joints=joints,
+            referenced=referenced,
+            posed=posed,
         )
+
+    def _of_others(self, pictures: Pictures, number: int, count: int, generator: torch.Generator) -> torch.Tensor:
+        """[d] mean of what the image encoder sees in so many other pictures of the person in a picture."""
+        others = [other for other in pictures.pictures_of[int(pictures.people[number])] if other != number]
+        chosen = torch.randperm(len(others), generator=generator)[:count]
+        return self._image_embeds[id(pictures)][torch.tensor(others)[chosen]].float().mean(dim=0)
 
     def _maybe_with_looks(self, pictures: Pictures, number: int, generator: torch.Generator) -> str:
         if float(torch.rand((), generator=generator)) >= self.config.base.looks:
@@ -302,32 +438,73 @@ class BaseTask(NetworkTask):
         )
 
     def measures(self, batch: Noised) -> dict[str, torch.Tensor]:
-        """The terms themselves say all that can be measured without drawing."""
-        return {}
+        """The terms say what can be measured without drawing, and this what references and poses are worth."""
+        found = {}
+        if batch.referenced is not None:
+            shown = replace(batch, referenced=torch.ones_like(batch.referenced))
+            found["reconstruction_with_references"] = self.module(shown)["reconstruction"]
+        if batch.posed is not None:
+            shown = replace(batch, posed=torch.ones_like(batch.posed))
+            found["reconstruction_with_poses"] = self.module(shown)["reconstruction"]
+        return found
 
     @torch.no_grad()
     def sample_grid(self, autocast: Callable[[], AbstractContextManager[None]]) -> Image.Image:
-        """Captions of held-out people, drawn from the same noise each time, beside the picture that they describe."""
-        run = self.config.run
+        """Captions of held-out people, drawn from the same noise each time, beside the picture that they describe.
+
+        If it learns from references, then also without a word about looks but from other pictures of the person, and
+        if it learns from poses, with the joints of the picture.
+        """
+        run, settings, pictures = self.config.run, self.config.base, self.held_out
         rows, captions = [], []
-        for row, number in enumerate(self.held_out.spread(run.sample_people)):
-            caption = self._maybe_with_looks(self.held_out, number, keyed_generator(run.seed, "sampled looks", row))
-            ids = self._vocabulary.ids(["", caption]).to(self.device)
-            shape = self._latents[id(self.held_out)].shape[1:]
-            noise = torch.randn(1, *shape, generator=keyed_generator(run.seed, "samples", row)).to(self.device)
-            with autocast():
-                text = self.module.text(ids).last_hidden_state
-                latents = sampled_latents(
-                    lambda noisy, timesteps, text=text: self.module.denoise(noisy, timesteps, text),
-                    noise,
-                    self.module.denoiser,
-                    steps=run.sample_steps,
-                    guidance_scale=run.sample_guidance_scale,
-                )
-            drawn = to_pictures(self._autoencoder, latents)[0]
-            rows.append([to_image(self.held_out.pixels([number])[0]), to_image(drawn)])
+        titles = ["picture with this caption", "drawn"]
+        for row, number in enumerate(pictures.spread(run.sample_people)):
+            caption = self._maybe_with_looks(pictures, number, keyed_generator(run.seed, "sampled looks", row))
+            shape = self._latents[id(pictures)].shape[1:]
+            noise = torch.randn(1, *shape, generator=keyed_generator(run.seed, "samples", row))
+            drawn = [self._drawn(caption, noise, autocast)]
+            shown: dict[str, torch.Tensor] = {}
+            if settings.references:
+                generator = keyed_generator(run.seed, "sampled references", row)
+                shown["image_embeds"] = self._of_others(pictures, number, MOST_REFERENCES, generator)
+                drawn.append(self._drawn(pictures.captions[number], noise, autocast, **shown))
+            if settings.poses:
+                shown["joints"] = _placed(pictures.joints[number])
+                drawn.append(self._drawn(pictures.captions[number], noise, autocast, **shown))
+            rows.append([to_image(picture) for picture in (pictures.pixels([number])[0], *drawn)])
             captions.append(caption)
-        return grid(rows, ["picture with this caption", "drawn"], captions)
+        titles += ["from references"] * bool(settings.references) + ["and in this pose"] * bool(settings.poses)
+        return grid(rows, titles, captions)
+
+    def _drawn(
+        self,
+        caption: str,
+        noise: torch.Tensor,
+        autocast: Callable[[], AbstractContextManager[None]],
+        **shown: torch.Tensor,
+    ) -> torch.Tensor:
+        """[3, S, S] the picture of a caption, and of what is shown beside it: `image_embeds` [d], `joints` [12, 3]."""
+        run = self.config.run
+        both = Noised(
+            names=(),
+            latents=noise,
+            noise=noise,
+            timesteps=torch.zeros(2, dtype=torch.long),
+            ids=self._vocabulary.ids(["", caption]),
+            referenced=torch.tensor([0, 1]),
+            posed=torch.tensor([0, 1]),
+            **{name: values.expand(2, *values.shape) for name, values in shown.items()},
+        ).to(self.device)
+        with autocast():
+            context, there = self.module.context(both)
+            latents = sampled_latents(
+                lambda noisy, timesteps: self.module.denoise(noisy, timesteps, context, there),
+                both.noise,
+                self.module.denoiser,
+                steps=run.sample_steps,
+                guidance_scale=run.sample_guidance_scale,
+            )
+        return to_pictures(self._autoencoder, latents)[0]
 
     def write_result(self, path: Path, training: dict[str, Any]) -> None:
         """Write denoiser and text encoder."""

@@ -125,6 +125,10 @@ class BaseSettings(TextEncoderSettings):
         heads: of every attention in the denoiser.
         drop_text: share of the pictures that are learned from without their caption.
         looks: share of the captions that go on with what the picture shows of its person (see `world.looks`).
+        references: share of the pictures that are learned from together with what the image encoder sees in others of
+            their person: tokens behind those of the caption, whose projection is not kept.
+        image_encoder: its file, for `references`.
+        poses: share of the pictures that are learned from together with where the joints are: more such tokens.
         parts: weight of the term that reads off the denoiser's middle what each spot of the picture shows: parts of the
             person, or none.
         timestep_shift: moves the timesteps of training towards noise; see `training.losses.shifted`.
@@ -140,6 +144,9 @@ class BaseSettings(TextEncoderSettings):
     heads: Count = 4
     drop_text: Fraction = 0.1
     looks: Fraction = 0.0
+    references: Fraction = 0.0
+    image_encoder: Path | None = None
+    poses: Fraction = 0.0
     parts: NotNegative = 0.0
     timestep_shift: Positive = 1.0
     person_weight: Positive = 1.0
@@ -149,6 +156,8 @@ class BaseSettings(TextEncoderSettings):
     def _fits_together(self) -> BaseSettings:
         _check_multiples(GROUPS, **{f"block_out_channels {n}": n for n in self.block_out_channels})
         _check_multiples(self.heads, **{f"block_out_channels {n}": n for n in self.block_out_channels})
+        if self.references and self.image_encoder is None:
+            raise ValueError("references need an image_encoder: the network.safetensors of that training.")
         return self
 
 

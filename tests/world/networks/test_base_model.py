@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import math
 import shutil
 from dataclasses import replace
@@ -18,10 +20,12 @@ from bolid.training import cache as training_cache
 from bolid.training.base import to_latents
 from bolid.training.data import Share
 from bolid.training.randomness import keyed_generator
+from bolid.training.samples import GAP
 from bolid.world.networks import base_model
 from bolid.world.networks.autoencoder import load_autoencoder
 from bolid.world.networks.base_model import BaseTask, Noised, text_encoder
 from bolid.world.networks.dataset import Pictures
+from bolid.world.networks.recognition import RecognitionTask, load_recogniser
 from bolid.world.networks.vocabulary import VOCABULARY_SIZE, Vocabulary
 from bolid.world.parts import PARTS
 
@@ -147,6 +151,98 @@ def test_noise_and_timesteps_follow_from_their_generator(task: BaseTask):
     assert torch.histc(batch.timesteps.float(), bins=5, min=0, max=1000).min() > 70
     again = task.batch_of(task.training, [9], generators(500, "noise")[7:8])
     assert torch.equal(again.noise[0], batch.noise[7]) and again.timesteps[0] == batch.timesteps[7]
+
+
+# References
+
+
+@pytest.fixture
+def image_encoder(config: Config, tmp_path: Path) -> Path:
+    """The file of one that has learnt nothing, but tells pictures apart."""
+    task = RecognitionTask(config("recognition"), device=CPU)
+    torch.nn.init.normal_(task.module.recogniser.projection.weight, generator=torch.Generator().manual_seed(1))
+    path = tmp_path / "image_encoder.safetensors"
+    task.write_result(path, {})
+    return path
+
+
+@pytest.fixture
+def referring(config: Config, image_encoder: Path) -> BaseTask:
+    """Its held-out pictures are learned from without references, the others always with them."""
+    base = {"references": 1.0, "image_encoder": str(image_encoder), "poses": 1.0}
+    task = BaseTask(config("base", base=base), device=CPU)
+    task.load_data(ALONE, silent)
+    return task
+
+
+def test_references_are_other_pictures_of_the_person(referring: BaseTask, image_encoder: Path):
+    pictures = referring.training
+    embeds = load_recogniser(image_encoder).recogniser(pictures.pixels(range(len(pictures))))
+    others = [other for other in pictures.pictures_of[int(pictures.people[5])] if other != 5]
+    means = {
+        chosen: embeds[list(chosen)].mean(dim=0)
+        for count in range(1, len(others) + 1)
+        for chosen in itertools.combinations(others, count)
+    }
+    seen = set()
+    for found in referring.batch_of(pictures, [5] * 60, generators(60, "references")).image_embeds:
+        distances = {chosen: float((found - mean).abs().max()) for chosen, mean in means.items()}
+        nearest = min(distances, key=distances.get)
+        assert distances[nearest] < 5e-3
+        seen.add(nearest)
+    assert {len(chosen) for chosen in seen} == {1, 2, 3}
+
+
+def test_poses_are_the_joints_that_are_seen(referring: BaseTask):
+    numbers = list(range(len(referring.training)))
+    known, given = referring.training.joints, referring.batch_of(referring.training, numbers, generators(24)).joints
+    seen = known[..., 2] > 0
+    assert 0 < seen.float().mean() < 1
+    assert torch.equal(given[seen], known[seen]) and not given[~seen].any()
+
+
+@pytest.mark.parametrize("what", ["referenced", "posed"])
+def test_what_is_not_shown_changes_nothing(what: str, referring: BaseTask):
+    batch = referring.batch_of(referring.training, [0, 5], generators(2))
+    assert batch.referenced.tolist() == batch.posed.tolist() == [1, 1]
+    nothing = torch.tensor([0, 0])
+    one_shown = replace(batch, **{"referenced": nothing, "posed": nothing, what: torch.tensor([0, 1])})
+    with torch.no_grad():
+        silent_terms = referring.module(replace(batch, image_embeds=None, joints=None))["reconstruction"]
+        terms = referring.module(one_shown)["reconstruction"]
+    torch.testing.assert_close(terms[0], silent_terms[0])
+    assert (terms[1] - silent_terms[1]).abs() > 1e-5
+
+
+def test_held_out_pictures_are_validated_without_and_with_what_is_shown(referring: BaseTask):
+    batch = referring.batch_of(referring.held_out, [0, 5], generators(2))
+    assert batch.referenced.tolist() == batch.posed.tolist() == [0, 0]
+    with torch.no_grad():
+        silent_terms, measures = referring.module(batch), referring.measures(batch)
+    assert set(measures) == {"reconstruction_with_references", "reconstruction_with_poses"}
+    for with_it in measures.values():
+        assert not torch.allclose(with_it, silent_terms["reconstruction"])
+
+
+def test_what_reads_references_and_poses_learns_and_is_not_kept(referring: BaseTask, tmp_path: Path):
+    referring.module(referring.batch_of(referring.training, [0, 5], generators(2)))["reconstruction"].mean().backward()
+    assert all(weight.grad.any() for weight in referring.module.references.parameters())
+    assert all(weight.grad is not None for weight in referring.module.poses.parameters())
+    referring.write_result(tmp_path / "base.safetensors", {})
+    assert {key.split(".")[0] for key in read_network(tmp_path / "base.safetensors", "base").state_dict} == {
+        "unet", "text_encoder", "tokens"
+    }  # fmt: skip
+
+
+def test_samples_have_a_column_for_everything_that_is_shown(referring: BaseTask, task: BaseTask):
+    widths = [each.sample_grid(contextlib.nullcontext).width for each in (task, referring)]
+    assert widths[1] == 2 * widths[0] - GAP
+
+
+def test_the_result_depends_on_the_image_encoder(referring: BaseTask, config: Config):
+    assert "base.image_encoder" in referring.result_depends_on()
+    with pytest.raises(ValueError, match="references need an image_encoder"):
+        config("base", base={"references": 0.5})
 
 
 # Latents
@@ -323,7 +419,7 @@ def test_file_builds_the_librarys_classes(task: BaseTask, tmp_path: Path):
     with torch.no_grad():
         text = small(input_ids=vocabulary.ids([task.held_out.captions[number] for number in (0, 8)])).last_hidden_state
         torch.testing.assert_close(text, task.module.text(batch.ids).last_hidden_state, atol=5e-3, rtol=5e-3)
-        expected = task.module.denoise(batch.noise, batch.timesteps, text)
+        expected = task.module.denoise(batch.noise, batch.timesteps, text, None)
         torch.testing.assert_close(unet(batch.noise, batch.timesteps, text).sample, expected, atol=5e-3, rtol=5e-3)
 
 
