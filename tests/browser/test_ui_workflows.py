@@ -76,7 +76,7 @@ def without_titles(prompt: dict[str, Any]) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_opens_converts_and_runs(name: str, page: Page, workflow_server: LocalServer):
+def test_opens_and_converts(name: str, page: Page):
     nodes, api = opened(page, name), api_form(name)
 
     assert [node["type"] for node in nodes.values() if not node["registered"] or node["faulty"]] == []
@@ -89,6 +89,15 @@ def test_opens_converts_and_runs(name: str, page: Page, workflow_server: LocalSe
         assert values.items() <= nodes[node_id_]["widgets"].items(), node["class_type"]
     assert converted(page) == without_titles(api)
 
+
+# The others draw by models of the real sizes, with random weights: as their API form, which is the same prompt, they
+# are run each time.
+@pytest.mark.parametrize(
+    "name", [name if is_demo(api_form(name)) else pytest.param(name, marks=pytest.mark.slow) for name in NAMES]
+)
+def test_runs_from_the_frontend(name: str, page: Page, workflow_server: LocalServer):
+    opened(page, name)
+    api = api_form(name)
     # Another seed than that of the API form, so that the sampler runs here as well.
     changes = {} if is_demo(api) else SMALL
     seed = {"KSampler": {**changes.get("KSampler", {}), "seed": 21}}

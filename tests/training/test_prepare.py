@@ -347,6 +347,7 @@ def end(process: subprocess.Popen[str], signal_number: int, *, journal: Path, li
         assert "bolid: Stopped. The same command goes on from here." in err and "Traceback" not in err
 
 
+@pytest.mark.slow
 def test_killed_and_interrupted_at_any_point_it_ends_as_if_it_never_was(prepared, source: Path, tmp_path: Path):
     output = tmp_path / "output"
     journal = output / "photos.jsonl"

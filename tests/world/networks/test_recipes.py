@@ -70,22 +70,33 @@ def test_recipe_names_what_it_lacks(path: Path, tmp_path: Path, monkeypatch: pyt
     assert list(tmp_path.iterdir()) == []
 
 
+FEW_PEOPLE = ("run.batch_size=12", "recognition.people_per_batch=3")
+
+
+def untrained(name: str, folder: Path, *overrides: str) -> Path:
+    """A file of the sizes that a recipe names."""
+    config, path = recipe_of(FOLDER / f"{name}.toml", *overrides), folder / f"{name}.safetensors"
+    TASKS[config.network](config, device=torch.device("cpu")).write_result(path, {})
+    return path
+
+
 @pytest.mark.parametrize("path", RECIPES, ids=NAMES)
 def test_recipe_can_be_built_and_computes(path: Path, drawn: DrawnWorld, tmp_path: Path):
     """With the sizes it names; on few pictures."""
     overrides = [f'data.folders=["{drawn.large}"]', f'run.output="{tmp_path / "run"}"']
     config = recipe_of(path)
     if config.network == "base":
+        if config.base.image_encoder is not None:
+            file = untrained("image_encoder", tmp_path, *overrides, *FEW_PEOPLE)
+            overrides.append(f'base.image_encoder="{file}"')
         channels = recipe_of(path.with_name("autoencoder.toml")).autoencoder.latent_channels
         file = write_autoencoder(tmp_path / "autoencoder.safetensors", drawn, latent_channels=channels)
         overrides += [f'base.autoencoder="{file}"', f'base.cache="{tmp_path / "cache"}"']
         if config.base.start is not None:
-            first = recipe_of(path.with_name(f"{config.base.start.parent.name}.toml"), *overrides)
-            start = tmp_path / "start.safetensors"
-            TASKS[first.network](first, device=torch.device("cpu")).write_result(start, {})
-            overrides.append(f'base.start="{start}"')
+            file = untrained(config.base.start.parent.name, tmp_path, *overrides)
+            overrides.append(f'base.start="{file}"')
     if config.network == "recognition":
-        overrides += ["run.batch_size=12", "recognition.people_per_batch=3"]
+        overrides += FEW_PEOPLE
     config = recipe_of(path, *overrides)
     task = TASKS[config.network](config, device=torch.device("cpu"))
     rows = config.run.batch_size
