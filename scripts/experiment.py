@@ -35,7 +35,7 @@ VARIANTS = {
     "ip_adapter": Variant("ip_adapter"),
     "self_attention": Variant("self_attention", "ip_adapter"),
     # As long as self_attention, and with more weights than its aggregator has, but nothing that looks at nine photos.
-    "more_tokens": Variant("ip_adapter", overrides=("run.steps=6000", "adapter.num_tokens=8")),
+    "more_tokens": Variant("ip_adapter", overrides=("run.steps=4000", "adapter.num_tokens=8")),
     "bolid": Variant("bolid", "self_attention"),
     "bolid_without_identity_term": Variant("bolid", "self_attention", ("loss.identity=0.0",)),
     "bolid_with_text_term": Variant(

@@ -136,7 +136,9 @@ class AdapterTask:
         self._denoiser.to(self._device)
         self.module.to(self._device)
         draws: dict[str, Any] = {"references": config.data.references, "seed": config.run.seed}
-        self._training = Draws(people.train, purpose="training", share=share, **draws)
+        self._training = Draws(
+            people.train, purpose="training", share=share, other_people=config.data.other_people, **draws
+        )
         self._validation = Draws(people.test, purpose="validation", share=share, **draws) if people.test else None
         self._samples = Draws(people.test or people.train, purpose="samples", share=ONE_ROW, **draws)
         self._share = share

@@ -129,16 +129,17 @@ class Batches:
             dropping: how often conditions are dropped.
         """
         rows = [
-            self._row(people[sample.person].photos, sample, keyed_generator(self._config.run.seed, key), dropping)
+            self._row(people, sample, keyed_generator(self._config.run.seed, key), dropping)
             for sample, key in zip(samples, keys, strict=True)
         ]
         return stacked(rows)
 
     def _row(
-        self, photos: Sequence[Photo], sample: Sample, generator: torch.Generator, dropping: DroppingSettings
+        self, people: Sequence[Person], sample: Sample, generator: torch.Generator, dropping: DroppingSettings
     ) -> Batch:
         """A batch of one."""
-        target, references = photos[sample.target], [photos[number] for number in sample.references]
+        target = people[sample.person].photos[sample.target]
+        references = [people[person].photos[number] for person, number in sample.shown]
         config, features = self._config, self._features
         # Each sample draws the same numbers in the same order, whatever the settings make of them.
         alone, pose, image = torch.rand(3, generator=generator).tolist()

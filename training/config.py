@@ -42,6 +42,8 @@ class DataSettings(Section):
     Attributes:
         path: folder that `bolid prepare` wrote.
         references: photos per step that the adapter sees; a person with fewer gives all but the target.
+        other_people: in training so many of them or fewer, always less than half, show somebody else: what lies in
+            people's folders by mistake.
         crop: what the image encoder sees of a reference for the face branch.
         buckets: pictures keep about their aspect ratio; otherwise all are square.
         cache: folder for what is computed once; a folder `cache` in `path` if not given.
@@ -49,6 +51,7 @@ class DataSettings(Section):
 
     path: Path
     references: Annotated[int, Field(ge=1, le=64)] = 9
+    other_people: Annotated[int, Field(ge=0, le=31)] = 0
     crop: Literal["whole", "face", "person"] = "whole"
     buckets: bool = False
     cache: Path | None = None
@@ -268,6 +271,11 @@ class AdapterTraining(Training):
             raise ValueError('adapter.aggregator_depth is 0, but method "self_attention" trains an aggregator')
         if self.aggregator_depth and self.data.references > PHOTOS:
             raise ValueError(f"data.references is {self.data.references}, but the aggregator has {PHOTOS} places")
+        if 2 * self.data.other_people >= self.data.references:
+            raise ValueError(
+                f"data.other_people is {self.data.other_people}, but of {self.data.references} references more than "
+                "half have to show the person"
+            )
         ignored = {"kind", "num_tokens", "inner_dim", "depth"} & self.adapter.model_fields_set
         if self.adapter.initial is not None and ignored:
             raise ValueError(

@@ -84,11 +84,20 @@ class Draws:
 
     Args:
         people: at least one.
-        references: see `LeaveOneOut`.
+        references, other_people: see `LeaveOneOut`.
         purpose: what the samples are for; other purposes draw others.
     """
 
-    def __init__(self, people: Sequence[Person], *, references: int, share: Share, seed: int, purpose: str):
+    def __init__(
+        self,
+        people: Sequence[Person],
+        *,
+        references: int,
+        share: Share,
+        seed: int,
+        purpose: str,
+        other_people: int = 0,
+    ):
         self.people = people
         self._share = share
         self._purpose = purpose
@@ -96,6 +105,7 @@ class Draws:
             [[photo.placement.size for photo in person.photos] for person in people],
             [[photo.usable for photo in person.photos] for person in people],
             references=references,
+            other_people=other_people,
             batch_size=share.all_rows,
             seed=seed,
             purpose=purpose,

@@ -5,8 +5,8 @@ from __future__ import annotations
 import bisect
 import math
 from collections import defaultdict
-from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import lru_cache
 
 import torch
@@ -22,11 +22,19 @@ class Sample:
         person: number of the person.
         target: number of the person's photo that is noised and drawn; never among the references.
         references: numbers of the photos that the adapter sees, each once.
+        other_people: which of the references show somebody else instead: by their place among the references, the
+            number of another person and of that person's photo.
     """
 
     person: int
     target: int
     references: tuple[int, ...]
+    other_people: Mapping[int, tuple[int, int]] = field(default_factory=dict)
+
+    @property
+    def shown(self) -> list[tuple[int, int]]:
+        """Person and photo of each reference, as the adapter sees them."""
+        return [self.other_people.get(place, (self.person, photo)) for place, photo in enumerate(self.references)]
 
 
 class LeaveOneOut:
@@ -41,8 +49,13 @@ class LeaveOneOut:
         usable: for every person whether each photo may be a reference. A photo is a target where another one may be a
             reference; every person has such a photo.
         references: photos that the adapter may see.
+        other_people: references that show somebody else: of each sample so many or fewer, all numbers alike, and
+            always less than half of its references.
         batch_size: samples of all processes in one forward pass.
         seed, purpose: of the plan.
+
+    Raises:
+        ValueError: `other_people`, but there is nobody else.
     """
 
     def __init__(
@@ -54,10 +67,17 @@ class LeaveOneOut:
         batch_size: int,
         seed: int,
         purpose: str,
+        other_people: int = 0,
     ):
+        if other_people and len(buckets) < 2:
+            raise ValueError(
+                f"data.other_people is {other_people}, but the data set has one person to train on, and nobody else. "
+                "Set it to 0, or add people."
+            )
         self._buckets = buckets
         self._usable = usable
         self._references = references
+        self._other_people = other_people
         self._batch_size = batch_size
         self._key = seed, purpose
         self._epoch = lru_cache(maxsize=2)(self._plan)
@@ -96,5 +116,24 @@ class LeaveOneOut:
         usable = self._usable[person]
         order = torch.randperm(len(usable), generator=generator).tolist()
         target = next(photo for photo in order if sum(usable) > usable[photo])
-        others = [photo for photo in order if photo != target and usable[photo]]
-        return Sample(person=person, target=target, references=tuple(others[: self._references]))
+        references = [photo for photo in order if photo != target and usable[photo]][: self._references]
+        return Sample(
+            person=person,
+            target=target,
+            references=tuple(references),
+            other_people=self._draw_others(person, len(references), generator) if self._other_people else {},
+        )
+
+    def _draw_others(
+        self, person: int, references: int, generator: torch.Generator
+    ) -> dict[int, tuple[int, int]]:
+        def below(number: int) -> int:
+            return int(torch.randint(number, (), generator=generator))
+
+        many = below(min(self._other_people, (references - 1) // 2) + 1)
+        found = {}
+        for place in torch.randperm(references, generator=generator)[:many].tolist():
+            other = (person + 1 + below(len(self._usable) - 1)) % len(self._usable)
+            photos = [photo for photo, is_usable in enumerate(self._usable[other]) if is_usable]
+            found[place] = other, photos[below(len(photos))]
+        return found

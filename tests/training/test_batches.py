@@ -447,6 +447,22 @@ def batch_of_one(one: Person, *, references: tuple[int, ...]) -> Batch:
     return batches_of(features=FakeFeatures()).batch([one], [sample], KEYS[:1], KEEP_ALL)
 
 
+def test_references_that_show_somebody_else():
+    """Their features and their bodies take the place of the person's own; target and caption stay the person's."""
+    sample = Sample(person=0, target=1, references=(4, 0, 3), other_people={1: (2, 1)})
+    features = FakeFeatures()
+    batch = batches_of(features=features).batch(PEOPLE, [sample], KEYS[:1], KEEP_ALL)
+    shown = [PEOPLE[0].photos[4], PEOPLE[2].photos[1], PEOPLE[0].photos[3]]
+    expected = torch.stack([features.reference("image_embeds", photo) for photo in shown])
+    assert torch.equal(batch.features["image_embeds"][0], expected)
+    mixed = Person(name="mixed", photos=(PEOPLE[0].photos[1], *shown))
+    same = batches_of(features=features).batch(
+        [mixed], [Sample(person=0, target=0, references=(1, 2, 3))], KEYS[:1], KEEP_ALL
+    )
+    for name in ("latents", "noise", "timesteps", "text", "proportions", "body_image", "places"):
+        assert torch.equal(getattr(batch, name), getattr(same, name)), name
+
+
 def test_photos_without_a_person_have_no_grid():
     some = Person(name="some", photos=(photo(3, 0), photo(3, 1, has_body=False), photo(3, 2)))
     none = Person(name="none", photos=(photo(4, 0), photo(4, 1, has_body=False)))

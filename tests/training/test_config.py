@@ -235,6 +235,7 @@ def test_method_missing_or_unknown(tmp_path: Path):
         (["method=ip_adapter", "adapter.aggregator_depth=1"], 'not "ip_adapter"'),
         (["method=self_attention", "adapter.aggregator_depth=0"], "trains an aggregator"),
         (["method=self_attention", "data.references=10"], "data.references is 10, but the aggregator has 9 places"),
+        (["data.other_people=5"], "data.other_people is 5, but of 9 references more than half have to show the person"),
         (["loss.identity=0.1"], "loss.identity needs loss.keypoint_network"),
     ],
 )

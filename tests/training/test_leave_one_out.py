@@ -145,6 +145,43 @@ def test_the_only_usable_photo_is_no_target():
     assert {(sample.target, sample.references) for sample in drawn} == {(0, (1,)), (2, (1,))}
 
 
+@settings(max_examples=60, deadline=None)
+@given(
+    people=people_of_some.filter(lambda people: len(people) > 1),
+    references=st.integers(1, 9),
+    most=st.integers(1, 4),
+    seed=st.integers(0, 2**40),
+)
+def test_other_people(people: list[Photos], references: int, most: int, seed: int):
+    for sample in samples(plan(people, references=references, other_people=most, seed=seed), 12):
+        assert len(sample.shown) == len(sample.references)
+        assert len(sample.other_people) <= min(most, (len(sample.references) - 1) // 2)
+        for place, (person, photo) in enumerate(sample.shown):
+            if place in sample.other_people:
+                assert person != sample.person
+                assert people[person][photo][1]
+            else:
+                assert (person, photo) == (sample.person, sample.references[place])
+
+
+def test_other_people_come_evenly():
+    """Numbers of them, their places among the references, and who they are."""
+    drawings, most, references = 2000, 3, 9
+    drawn = samples(plan(alike(4, 10), references=references, other_people=most), drawings)
+    numbers = Counter(len(sample.other_people) for sample in drawn)
+    places = Counter(place for sample in drawn for place in sample.other_people)
+    pairs = Counter((sample.person, person) for sample in drawn for person, _ in sample.other_people.values())
+    for counts, kinds in ((numbers, most + 1), (places, references), (pairs, 4 * 3)):
+        expected = counts.total() / kinds
+        assert len(counts) == kinds
+        assert max(abs(count - expected) for count in counts.values()) < 4.5 * expected**0.5
+
+
+def test_other_people_where_there_is_nobody_else():
+    with pytest.raises(ValueError, match="other_people is 2, but the data set has one person to train on"):
+        plan(alike(1, 5), other_people=2)
+
+
 @pytest.mark.parametrize("changes", [{"seed": 1}, {"purpose": "validation"}])
 def test_seed_and_purpose_change_the_plan(changes: dict[str, Any]):
     people = alike(6, 5)
