@@ -172,6 +172,11 @@ def weightless(prompt: Prompt) -> None:
     prompt[only(prompt, "BoLIDAdapterApply")]["inputs"]["face_weight"] = 0.0
 
 
+def without_body_branch(prompt: Prompt) -> None:
+    """The adapter that never had one."""
+    prompt[only(prompt, "BoLIDDemoModelLoader")]["inputs"]["method"] = "self_attention"
+
+
 def another_pose(prompt: Prompt) -> None:
     titled(prompt, "Photo of the Pose")["inputs"].update(POSE)
     titled(prompt, "Prompt")["inputs"]["text"] = PROMPT_OF_POSE
@@ -181,7 +186,7 @@ COLUMNS = {
     "no_adapter": Column("No adapter", "one_photo", photos=1, change=without_adapter),
     "one_photo": Column("One photo", "one_photo", photos=1),
     "averaged": Column("Nine averaged", "one_photo"),
-    "self_attention": Column("Self-attention", "face_only"),
+    "self_attention": Column("Self-attention", "face_only", change=without_body_branch),
     "bolid": Column("BoLID, another pose\nand prompt", "body_target_pose", change=another_pose, posed=True),
 }
 WEIGHT_0 = Column("Weight 0", "one_photo", photos=1, change=weightless)
