@@ -122,6 +122,15 @@ def test_adapters_learn_from_the_train_people_and_from_what_other_recipes_wrote(
         assert known >= set(map(str, given))
 
 
+def test_adapters_go_on_from_adapters_whose_aggregator_they_keep():
+    configs = {path.stem: load_config(path) for path in ADAPTERS}
+    for config in configs.values():
+        if isinstance(config, AdapterTraining) and config.adapter.initial is not None:
+            begun = configs[config.adapter.initial.parent.name]
+            assert isinstance(begun, AdapterTraining)
+            assert begun.aggregator_depth in (0, config.aggregator_depth)
+
+
 def test_every_recipe_has_a_card():
     assert set(ROLES) == {*NAMES, *(path.stem for path in ADAPTERS)}
 
