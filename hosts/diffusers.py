@@ -47,13 +47,14 @@ def cross_attention_layers(unet: UNet2DConditionModel) -> list[CrossAttentionLay
     ]
 
 
-def text_keys(unet: UNet2DConditionModel) -> dict[int, torch.Tensor]:
-    """The UNet's own K weights [h, C] of every cross-attention layer, by layer index N."""
-    return {
-        index: unet.get_submodule(name.removesuffix(".processor")).to_k.weight
-        for index, name in enumerate(unet.attn_processors)
-        if ".attn2." in name
-    }
+def text_projections(unet: UNet2DConditionModel) -> dict[int, tuple[torch.Tensor, torch.Tensor]]:
+    """The UNet's own K and V weights [h, C] of every cross-attention layer, by layer index N."""
+    found = {}
+    for index, name in enumerate(unet.attn_processors):
+        if ".attn2." in name:
+            attention = unet.get_submodule(name.removesuffix(".processor"))
+            found[index] = attention.to_k.weight, attention.to_v.weight
+    return found
 
 
 class AttachedBranches:

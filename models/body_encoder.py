@@ -15,8 +15,10 @@ OCTAVES = 4
 """Frequencies of a joint's position, 2⁰ to 2³ waves over the picture: a perceptron alone is blind to small
 differences of x and y (https://arxiv.org/abs/2006.10739)."""
 
-_POSITION_FEATURES = 3 + 4 * OCTAVES
-_JOINT_FEATURES = _POSITION_FEATURES + 1 + 2 * len(BONES)
+POSITION_FEATURES = 3 + 4 * OCTAVES
+"""The first of what is told of a joint; then come `seen` and the proportions."""
+
+_JOINT_FEATURES = POSITION_FEATURES + 1 + 2 * len(BONES)
 
 
 class BodyIDEncoder(nn.Module):

@@ -315,6 +315,7 @@ def result_depends_on(config: AdapterTraining) -> dict[str, str]:
     found = {"base.image_encoder": model_fingerprint(config.base.image_encoder)}
     for key, path in (
         ("adapter.initial", config.adapter.initial),
+        ("adapter.body_encoder", config.adapter.body_encoder),
         ("loss.keypoint_network", config.loss.keypoint_network),
     ):
         if path is not None:

@@ -89,6 +89,8 @@ class AdapterSettings(Section):
 
     Attributes:
         initial: public IP-Adapter or BoLID file to start from; what it lacks starts fresh.
+        body_encoder: file of a body encoder that a fresh body branch starts with, all but what reads the image encoder;
+            its sizes have to be those of `body`. `bolid world unpack` writes one.
         kind: layout of a fresh face branch: "base" reads the image encoder's embeddings, "plus" its hidden states,
             "faceid" ArcFace vectors.
         num_tokens: tokens of a fresh face branch; 4, or 16 for plus, if not given.
@@ -100,6 +102,7 @@ class AdapterSettings(Section):
     """
 
     initial: Path | None = None
+    body_encoder: Path | None = None
     kind: Literal["base", "plus", "faceid"] = "base"
     num_tokens: Count | None = None
     inner_dim: Annotated[int, Field(ge=64, multiple_of=64)] = 768
@@ -281,6 +284,8 @@ class AdapterTraining(Training):
             raise ValueError(
                 f"adapter.initial decides on adapter.{', adapter.'.join(sorted(ignored))}: leave out one or the other"
             )
+        if self.adapter.body_encoder is not None and not self.has_body:
+            raise ValueError(f'adapter.body_encoder needs method "bolid", not "{self.method}"')
         if self.loss.identity and self.loss.keypoint_network is None:
             raise ValueError(
                 'loss.identity needs loss.keypoint_network, the file that a run with method = "keypoints" wrote'

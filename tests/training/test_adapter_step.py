@@ -16,7 +16,7 @@ from torch import nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from bolid.hosts.diffusers import attach, cross_attention_layers
+from bolid.hosts.diffusers import attach, cross_attention_layers, text_projections
 from bolid.models.adapter import Adapter
 from bolid.models.adapter_file import read_adapter, write_adapter
 from bolid.models.body import Body
@@ -28,10 +28,11 @@ from bolid.models.keypoint_network import (
     write_keypoint_network,
 )
 from bolid.models.layer_weights import layer_weights
+from bolid.models.network_file import write_network
 from bolid.models.pooling import pool
 from bolid.models.references import Embeds, PhotoReport, References
 from bolid.models.self_attention import PHOTOS, aggregate, fill_places
-from bolid.training.adapter_step import AdapterStep, LossNetworks, initial_adapter
+from bolid.training.adapter_step import KNOWN_TOKENS_SHARE, AdapterStep, LossNetworks, initial_adapter
 from bolid.training.base import (
     Denoiser,
     load_autoencoder,
@@ -833,6 +834,54 @@ def test_a_bolid_file_is_not_taken_over_in_part(
     write_adapter(path, initial(toy, "bolid aggregator", denoiser), base_model="toy", image_encoder="toy")
     with pytest.raises(ValueError, match=f"adapter.initial is earlier.safetensors, .*{message}"):
         initial(toy, method, denoiser, adapter={"initial": str(path), **changes})
+
+
+def body_encoder_file(folder: Path, adapter: Adapter, **sizes: Any) -> Path:
+    """A body encoder for the toy base that reads no image encoder, as `bolid world unpack` writes one."""
+    path = folder / "body_encoder.safetensors"
+    own = {"dim": 64, "depth": 2, "resampler_depth": 1, "num_tokens": 8, "cross_attention_dim": 32}
+    state_dict = {
+        key: tensor for key, tensor in adapter.body_encoder.state_dict().items() if not key.startswith("grid_in.")
+    }
+    write_network(path, state_dict, network="body_encoder", sizes=own | sizes)
+    return path
+
+
+def test_a_body_encoder_is_taken_over_but_for_what_reads_the_image_encoder(
+    toy: Toy, denoiser: Denoiser, tmp_path: Path
+) -> None:
+    fresh = initial(toy, "bolid", denoiser)
+    trained = initial(toy, "bolid", denoiser, run={"seed": 5})
+    path = body_encoder_file(tmp_path, trained)
+    adapter = initial(toy, "bolid", denoiser, adapter={"body_encoder": str(path)})
+    for index, (_, value) in text_projections(denoiser.unet).items():
+        values = adapter.body_adapter[str(index)].to_v.weight
+        torch.testing.assert_close(values, KNOWN_TOKENS_SHARE * value)
+        values.data.zero_()
+    found = adapter.state_dict()
+    for name, tensor in fresh.state_dict().items():
+        taken_over = name.startswith("body_encoder.") and not name.startswith("body_encoder.grid_in.")
+        expected = trained.state_dict()[name].half().float() if taken_over else tensor
+        assert torch.equal(found[name], expected), name
+
+
+def test_body_encoders_that_cannot_be_used(toy: Toy, denoiser: Denoiser, tmp_path: Path) -> None:
+    def refused(path: Path, **changes: Any) -> str:
+        with pytest.raises(ValueError) as caught:
+            initial(toy, "bolid", denoiser, adapter={"body_encoder": str(path), **changes})
+        return str(caught.value)
+
+    missing = tmp_path / "missing.safetensors"
+    assert refused(missing) == f"adapter.body_encoder is {missing}, but there is no such file."
+    adapter = initial(toy, "bolid", denoiser)
+    wide = refused(body_encoder_file(tmp_path, adapter, cross_attention_dim=64))
+    assert "'cross_attention_dim': 64" in wide and wide.endswith("Give adapter.body the sizes of the file.")
+    fit = body_encoder_file(tmp_path, adapter)
+    assert "'dim': 128" in refused(fit, body={"dim": 128})
+    earlier = tmp_path / "earlier.safetensors"
+    write_adapter(earlier, adapter, base_model="toy", image_encoder="toy")
+    assert "no network of the people world" in refused(earlier)
+    assert "leave adapter.body_encoder out" in refused(fit, initial=str(earlier))
 
 
 def test_initial_files_that_cannot_be_used(toy: Toy, denoiser: Denoiser, tmp_path: Path) -> None:

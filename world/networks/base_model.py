@@ -16,7 +16,7 @@ from PIL import Image
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from ...models.body_encoder import BodyIDEncoder
+from ...models.body_encoder import POSITION_FEATURES, BodyIDEncoder
 from ...models.image_projection import ImageProjection
 from ...models.keypoints import BONES
 from ...models.network_file import read_network, write_network
@@ -257,16 +257,21 @@ class BaseTask(NetworkTask):
         )
 
     def _pose_encoder(self) -> BodyIDEncoder:
-        encoder = BodyIDEncoder(
-            hidden_size=1,  # it is shown no grid
-            dim=POSE_WIDTH,
-            depth=1,
-            resampler_depth=1,
-            num_tokens=POSE_TOKENS,
-            cross_attention_dim=self.config.base.text_dim,
-        )
+        encoder = BodyIDEncoder(hidden_size=1, **self._pose_encoder_sizes())
         encoder.grid_in = nn.Identity()  # there is no grid, and weights without a gradient stop several processes
+        # It is told places alone; what adapters tell besides has no weight yet.
+        joint_in: Any = encoder.joint_in[0]
+        nn.init.zeros_(joint_in.weight[:, POSITION_FEATURES:])
         return encoder
+
+    def _pose_encoder_sizes(self) -> dict[str, int]:
+        return {
+            "dim": POSE_WIDTH,
+            "depth": 1,
+            "resampler_depth": 1,
+            "num_tokens": POSE_TOKENS,
+            "cross_attention_dim": self.config.base.text_dim,
+        }
 
     def _start_from(self, path: Path, unet: UNet2DConditionModel, text: CLIPTextModel) -> None:
         file = read_network(path, "base")
@@ -507,9 +512,12 @@ class BaseTask(NetworkTask):
         return to_pictures(self._autoencoder, latents)[0]
 
     def write_result(self, path: Path, training: dict[str, Any]) -> None:
-        """Write denoiser and text encoder."""
+        """Write denoiser and text encoder, and what it reads poses with: adapters may begin there."""
         tensors = {f"unet.{key}": value for key, value in self.module.unet.state_dict().items()}
         tensors |= {f"text_encoder.{key}": value for key, value in self.module.text.state_dict().items()}
         tensors["tokens"] = torch.tensor(self._vocabulary.tokens)
         sizes = {"unet": self._unet_sizes, "text_encoder": text_encoder_sizes(self.config.base), "schedule": SCHEDULE}
+        if self.module.poses is not None:
+            tensors |= {f"body_encoder.{key}": value for key, value in self.module.poses.state_dict().items()}
+            sizes["body_encoder"] = self._pose_encoder_sizes()
         write_network(path, tensors, network="base", sizes=sizes, training=training)

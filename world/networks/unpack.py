@@ -12,7 +12,7 @@ import torch
 from diffusers import DDPMScheduler, UNet2DConditionModel
 from safetensors.torch import save_file
 
-from ...models.network_file import NetworkFile, read_network
+from ...models.network_file import NetworkFile, read_network, write_network
 from ...training.files import write_text
 from .autoencoder import load_autoencoder
 from .base_model import text_encoder
@@ -28,8 +28,9 @@ def unpack(output: str | Path, weights: str | Path = WEIGHTS) -> dict[str, str]:
     """Write the folders; what is there is replaced.
 
     Args:
-        output: gets `base` (a Stable Diffusion model in diffusers' format), `image_encoder` (transformers), and
-            `image_text` and `metric_image_text` (open_clip) where their files are there.
+        output: gets `base` (a Stable Diffusion model in diffusers' format), `image_encoder` (transformers),
+            `body_encoder` (for `adapter.body_encoder` of `bolid train`) where the base model has one, and `image_text`
+            and `metric_image_text` (open_clip) where their files are there.
         weights: folder with the networks' files.
 
     Returns:
@@ -42,7 +43,7 @@ def unpack(output: str | Path, weights: str | Path = WEIGHTS) -> dict[str, str]:
     output, weights = Path(output).resolve(), Path(weights)
     written = {}
     for name, write in _FOLDERS.items():
-        if name in _OPTIONAL and not (weights / f"{name}.safetensors").is_file():
+        if name in _OPTIONAL and not _OPTIONAL[name](weights):
             continue
         unfinished = output / f".{name}.partial"
         shutil.rmtree(unfinished, ignore_errors=True)
@@ -65,6 +66,17 @@ def _write_base(folder: Path, weights: Path) -> None:
     text.save_pretrained(folder / "text_encoder")
     DDPMScheduler(**file.sizes["schedule"]).save_pretrained(folder / "scheduler")
     write_tokenizer(folder / "tokenizer")
+
+
+def _write_body_encoder(folder: Path, weights: Path) -> None:
+    file = read_network(weights / "base.safetensors", "base")
+    write_network(
+        folder / "body_encoder.safetensors",
+        file.part("body_encoder"),
+        network="body_encoder",
+        sizes=file.sizes["body_encoder"],
+        training=file.training,
+    )
 
 
 def _write_image_encoder(folder: Path, weights: Path) -> None:
@@ -90,9 +102,22 @@ def _with_all_tokens(file: NetworkFile, state_dict: dict[str, torch.Tensor], suf
     }
 
 
-_OPTIONAL = ("image_text", "metric_image_text")
+def _has_body_encoder(weights: Path) -> bool:
+    return "body_encoder" in read_network(weights / "base.safetensors", "base").sizes
+
+
+def _has_image_text(weights: Path, *, name: str) -> bool:
+    return (weights / f"{name}.safetensors").is_file()
+
+
+_PAIRS = ("image_text", "metric_image_text")
+_OPTIONAL: dict[str, Callable[[Path], bool]] = {
+    "body_encoder": _has_body_encoder,
+    **{name: partial(_has_image_text, name=name) for name in _PAIRS},
+}
 _FOLDERS: dict[str, Callable[[Path, Path], None]] = {
     "base": _write_base,
     "image_encoder": _write_image_encoder,
-    **{name: partial(_write_image_text, name=name) for name in _OPTIONAL},
+    "body_encoder": _write_body_encoder,
+    **{name: partial(_write_image_text, name=name) for name in _PAIRS},
 }

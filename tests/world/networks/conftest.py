@@ -136,7 +136,7 @@ def tasks(drawn: DrawnWorld, tmp_path_factory: pytest.TempPathFactory) -> dict[s
     folder = tmp_path_factory.mktemp("configs")
     large = {"folders": [str(drawn.large)]}
     return {
-        "base": BaseTask(drawn.config("base", folder), device=torch.device("cpu")),
+        "base": BaseTask(drawn.config("base", folder, base={"poses": 0.5}), device=torch.device("cpu")),
         "image_encoder": RecognitionTask(
             drawn.config(
                 "recognition", folder, data=large, recognition={"kind": "transformer", "width": 32, "depth": 2}

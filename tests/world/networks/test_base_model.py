@@ -15,6 +15,7 @@ import torch
 from diffusers import DDPMScheduler, UNet2DConditionModel
 from safetensors.torch import load_file
 
+from bolid.models.body_encoder import BodyIDEncoder
 from bolid.models.network_file import read_network, write_network
 from bolid.training import cache as training_cache
 from bolid.training.base import to_latents
@@ -224,14 +225,27 @@ def test_held_out_pictures_are_validated_without_and_with_what_is_shown(referrin
         assert not torch.allclose(with_it, silent_terms["reconstruction"])
 
 
-def test_what_reads_references_and_poses_learns_and_is_not_kept(referring: BaseTask, tmp_path: Path):
+def test_what_reads_references_and_poses_learns_and_the_latter_is_kept(referring: BaseTask, tmp_path: Path):
     referring.module(referring.batch_of(referring.training, [0, 5], generators(2)))["reconstruction"].mean().backward()
     assert all(weight.grad.any() for weight in referring.module.references.parameters())
     assert all(weight.grad is not None for weight in referring.module.poses.parameters())
     referring.write_result(tmp_path / "base.safetensors", {})
-    assert {key.split(".")[0] for key in read_network(tmp_path / "base.safetensors", "base").state_dict} == {
-        "unet", "text_encoder", "tokens"
-    }  # fmt: skip
+    file = read_network(tmp_path / "base.safetensors", "base")
+    parts = {key.split(".")[0] for key in file.state_dict}
+    assert parts == {"unet", "text_encoder", "tokens", "body_encoder"}
+    encoder = BodyIDEncoder(hidden_size=192, **file.sizes["body_encoder"])
+    assert encoder.load_state_dict(file.part("body_encoder"), strict=False).missing_keys == [
+        "grid_in.weight", "grid_in.bias"
+    ]  # fmt: skip
+    # Proportions and what photos show: nothing was told of them, and nothing is made of them yet.
+    joints = referring.batch_of(referring.training, [0, 5], generators(2)).joints
+    told = {"target_pose": joints, "hidden_states": None}
+    tokens = [
+        encoder(proportions=torch.full((2, 7, 2), value), seen=joints[..., 2] > 0, **told) for value in (0.0, 1.3)
+    ]
+    assert torch.equal(*tokens)
+    torch.testing.assert_close(tokens[0], referring.module.poses(
+        proportions=torch.zeros(2, 7, 2), seen=torch.zeros(2, 12, dtype=torch.bool), **told), atol=2e-2, rtol=2e-2)
 
 
 def test_samples_have_a_column_for_everything_that_is_shown(referring: BaseTask, task: BaseTask):

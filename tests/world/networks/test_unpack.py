@@ -8,6 +8,8 @@ import pytest
 import torch
 from torch.nn import functional
 
+from bolid.models.body_encoder import BodyIDEncoder
+from bolid.models.network_file import read_network
 from bolid.training.base import (
     check_base,
     encode_image,
@@ -38,7 +40,8 @@ def unpacked(weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("unpacked") / "models"
     written = unpack(folder, weights)
     assert written == {
-        name: str(folder / name) for name in ("base", "image_encoder", "image_text", "metric_image_text")
+        name: str(folder / name)
+        for name in ("base", "image_encoder", "body_encoder", "image_text", "metric_image_text")
     }
     assert sorted(path.name for path in folder.iterdir()) == sorted(written)
     return folder
@@ -67,6 +70,20 @@ def test_base_model(tasks: dict[str, NetworkTask], drawn: DrawnWorld, unpacked: 
     one, two = (to_latents(each, pixels)[0] for each in both)
     assert torch.equal(one, two)
     assert torch.equal(to_pictures(both[0], one), to_pictures(both[1], two))
+
+
+@torch.no_grad()
+def test_body_encoder(tasks: dict[str, NetworkTask], unpacked: Path):
+    file = read_network(unpacked / "body_encoder" / "body_encoder.safetensors", "body_encoder")
+    encoder = BodyIDEncoder(hidden_size=1, **file.sizes)
+    encoder.load_state_dict(file.state_dict, strict=False)
+    poses = {
+        "proportions": torch.zeros(2, 7, 2),
+        "seen": torch.zeros(2, 12, dtype=torch.bool),
+        "target_pose": torch.rand(2, 12, 3, generator=torch.Generator().manual_seed(0)),
+        "hidden_states": None,
+    }
+    torch.testing.assert_close(encoder(**poses), tasks["base"].module.poses(**poses), atol=2e-2, rtol=2e-2)
 
 
 @torch.no_grad()
@@ -103,7 +120,7 @@ def test_what_is_there_is_replaced_and_pairs_may_be_missing(weights: Path, tmp_p
     old = tmp_path / "models" / "base" / "unet"
     old.mkdir(parents=True)
     (old / "old.txt").write_text("old")
-    assert set(unpack(tmp_path / "models", few)) == {"base", "image_encoder"}
+    assert set(unpack(tmp_path / "models", few)) == {"base", "image_encoder", "body_encoder"}
     assert not (old / "old.txt").exists() and (old / "config.json").is_file()
 
 
