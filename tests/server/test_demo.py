@@ -64,7 +64,8 @@ def test_the_demo_draws_the_persons_whose_photos_it_gets(comfyui_dir: Path):
     means = summary["mean_identity_similarity"]
     assert means["no_adapter"] + 0.2 < min(means["averaged"], means["self_attention"], means["bolid"])
     assert max(means["averaged"], means["self_attention"]) < means["real"] + 0.05
-    assert np.mean([found["bolid"]["pck"] for found in summary["people"].values()]) > 0.5
+    # A tenth of the picture, as a root mean square: elsewhere, or in another pose, people are several tenths away.
+    assert max(found["bolid"]["pose_error"] for found in summary["people"].values()) < 0.01
     with Image.open(ROOT / "output" / "demo.png") as sheet:
         assert sheet.width > 1000
 

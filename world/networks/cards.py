@@ -20,7 +20,7 @@ COMMANDS = {
 ROLES = {
     "autoencoder": ("model", "pictures ↔ latents"),
     "base_first": ("model", "the first part of `base`; does not ship"),
-    "base": ("model", "denoiser and text encoder"),
+    "base": ("model", "denoiser, text encoder, and the start of BoLID's body encoder"),
     "image_encoder": ("encoder", "what adapters read of the references"),
     "joints": ("encoder", "joints in pictures, for `BoLIDDemoPoseDetector`"),
     "keypoints": ("loss", "joints in latents, in the loss of `bolid`"),
