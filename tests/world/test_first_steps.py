@@ -53,7 +53,6 @@ def test_first_steps_repeat(name: str, tmp_path: Path):
     if found is None and ("bolid world" in said or "is no file" in said):
         pytest.skip(f"what {path.name} learns from is not there: {said.splitlines()[-1]}")
     assert found is not None, said
-    print(f"{name}: loss {found} at step {expected['step']}, {expected['loss']} when it was trained")
     assert found == pytest.approx(expected["loss"], rel=TOLERANCE)
 
 
