@@ -12,12 +12,12 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from PIL import Image, ImageDraw, ImageFont
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -26,15 +26,12 @@ sys.path.insert(0, str(ROOT / "clients"))
 from comfyui_client import ComfyUIClient  # noqa: E402
 from local_server import LocalServer  # noqa: E402
 
-from bolid.detectors.drawn_people import DrawnPersonDetector  # noqa: E402
-from bolid.metrics.poses import pck, pose_accuracy  # noqa: E402
-from bolid.models.keypoints import FIRST_JOINT, JOINTS  # noqa: E402
-from bolid.world.networks.recogniser import read_recogniser  # noqa: E402
+if TYPE_CHECKING:
+    from demo_measures import Measures
 
 Prompt = dict[str, dict[str, Any]]
 
 WORKFLOWS = ROOT / "workflows" / "api"
-WEIGHTS = ROOT / "world" / "weights"
 OUTPUT = ROOT / "output"
 PEOPLE = ("person_802", "person_807", "person_809")
 PHOTOS = 10
@@ -43,7 +40,6 @@ REFERENCES = 9
 
 POSE = {"person": "person_811", "first": 6, "count": 1}
 PROMPT_OF_POSE = "a person dancing by the sea"
-SIDE = 128
 TILE = 192
 
 
@@ -73,31 +69,17 @@ def main() -> None:
 
 def run_demo() -> None:
     OUTPUT.mkdir(exist_ok=True)
-    measure = Measure()
-    results: dict[str, dict[str, Any]] = {}
     print(f"Starting ComfyUI ({os.environ['COMFYUI_DIR']}) ...", flush=True)
     start = time.monotonic()
-    with LocalServer(
-        comfyui_dir=os.environ["COMFYUI_DIR"], packs={"BoLID": ROOT}, log_file=OUTPUT / "comfyui.log"
-    ) as server:
-        client = server.client
-        version = client.system_stats()["system"]["comfyui_version"]
-        print(f"ComfyUI {version} answers at {server.address} after {time.monotonic() - start:.1f} s.")
-        for person in PEOPLE:
-            photos = photos_of(person)
-            who = measure.person(photos[:REFERENCES])
-            results[person] = {"real": {"identity_similarity": measure.likeness(photos[-1], who)}}
-            for name, column in COLUMNS.items():
-                start = time.monotonic()
-                picture = saved_picture(client, prompt_of(column, person), OUTPUT / f"{person}_{name}.png")
-                results[person][name] = {
-                    "file": f"{person}_{name}.png",
-                    "seconds": round(time.monotonic() - start, 2),
-                    "identity_similarity": measure.likeness(picture, who),
-                    **(measure.pose(picture, photos_of(POSE["person"])[POSE["first"] - 1]) if column.posed else {}),
-                }
-                print(f"  {person} {name:15} {results[person][name]['seconds']:5.2f} s", flush=True)
-        unchanged = saved_picture(client, prompt_of(WEIGHT_0, PEOPLE[0]), OUTPUT / "weight_0.png")
+    with ThreadPoolExecutor(1) as beside:
+        measures = beside.submit(load_measures)
+        with LocalServer(
+            comfyui_dir=os.environ["COMFYUI_DIR"], packs={"BoLID": ROOT}, log_file=OUTPUT / "comfyui.log"
+        ) as server:
+            version = server.client.system_stats()["system"]["comfyui_version"]
+            print(f"ComfyUI {version} answers at {server.address} after {time.monotonic() - start:.1f} s.")
+            results = {person: drawn(server.client, person, measures.result()) for person in PEOPLE}
+            unchanged = saved_picture(server.client, prompt_of(WEIGHT_0, PEOPLE[0]), OUTPUT / "weight_0.png")
     contact_sheet(results).save(OUTPUT / "demo.png")
     means = {
         name: round(float(np.mean([found[name]["identity_similarity"] for found in results.values()])), 3)
@@ -123,39 +105,29 @@ def run_demo() -> None:
     print(f"\nAll side by side: {OUTPUT / 'demo.png'}")
 
 
-class Measure:
-    """Two networks that learned from other people than everything else here, and are used for nothing else."""
+def load_measures() -> Measures:
+    """While the server starts: torch alone takes seconds."""
+    from demo_measures import Measures
 
-    def __init__(self) -> None:
-        self._recogniser = read_recogniser(WEIGHTS / "metric_identity.safetensors")
-        self._detector = DrawnPersonDetector(WEIGHTS / "metric_joints.safetensors")
+    return Measures()
 
-    @torch.no_grad()
-    def _embeds(self, pictures: list[np.ndarray]) -> torch.Tensor:
-        stacked = torch.from_numpy(np.stack(pictures)).movedim(-1, 1).float() / 127.5 - 1
-        return torch.nn.functional.normalize(self._recogniser(stacked), dim=-1)
 
-    def person(self, photos: list[np.ndarray]) -> torch.Tensor:
-        """The mean direction [d] of photos of one person."""
-        return torch.nn.functional.normalize(self._embeds(photos).mean(dim=0), dim=-1)
-
-    def likeness(self, picture: np.ndarray, who: torch.Tensor) -> float:
-        """Cosine, -1 to 1."""
-        return round(float(self._embeds([picture])[0] @ who), 3)
-
-    def pose(self, picture: np.ndarray, asked: np.ndarray) -> dict[str, float]:
-        """How far the joints are from those of the asked picture: `pose_error` (0 is best) and `pck` (1 is best)."""
-        found, wanted = self._joints(picture), self._joints(asked)
-        return {
-            "pose_error": round(float(pose_accuracy(found, wanted)), 4),
-            "pck": round(float(pck(found, wanted, image_sizes=torch.ones(2))), 3),
+def drawn(client: ComfyUIClient, person: str, measures: Measures) -> dict[str, dict[str, Any]]:
+    """A person by every method, and what the pictures are like."""
+    photos = photos_of(person)
+    who = measures.person(photos[:REFERENCES])
+    found: dict[str, dict[str, Any]] = {"real": {"identity_similarity": measures.likeness(photos[-1], who)}}
+    for name, column in COLUMNS.items():
+        start = time.monotonic()
+        picture = saved_picture(client, prompt_of(column, person), OUTPUT / f"{person}_{name}.png")
+        found[name] = {
+            "file": f"{person}_{name}.png",
+            "seconds": round(time.monotonic() - start, 2),
+            "identity_similarity": measures.likeness(picture, who),
+            **(measures.pose(picture, photos_of(POSE["person"])[POSE["first"] - 1]) if column.posed else {}),
         }
-
-    def _joints(self, picture: np.ndarray) -> np.ndarray:
-        """[12, 3]: x and y in 0 to 1, and how likely it is that the joint is seen."""
-        people = self._detector.detect(picture)
-        joints = people[0].keypoints[FIRST_JOINT:] if people else np.zeros((len(JOINTS), 3), dtype=np.float32)
-        return joints / np.array([SIDE, SIDE, 1], dtype=np.float32)
+        print(f"  {person} {name:15} {found[name]['seconds']:5.2f} s", flush=True)
+    return found
 
 
 def without_adapter(prompt: Prompt) -> None:

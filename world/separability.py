@@ -14,6 +14,8 @@ import numpy as np
 import torch
 from PIL import Image
 
+from ..detectors.drawn_people import DrawnPersonDetector
+from ..metrics.poses import bone_ratio_error
 from ..models.body import normalise_keypoints, proportions
 from ..models.keypoints import BONES, FIRST_JOINT, JOINTS
 from . import parts
@@ -79,6 +81,51 @@ def separability(
     }
 
 
+def bones_found(
+    detector: DrawnPersonDetector,
+    numbers: Sequence[int] = SPLITS["validation"],
+    *,
+    seed: int = 0,
+    references: Sequence[int] = (1, 3, 6, REFERENCES),
+) -> dict[str, Any]:
+    """How well people can be told apart by bones whose joints a network finds: nothing drawn can be judged better.
+
+    Returns:
+        `others`, the mean `metrics.poses.bone_ratio_error` of two people's true lengths; and for each number of
+        pictures of everybody, under its name: `error`, the same between what the pictures say and the truth, and `auc`,
+        see `separability`.
+    """
+    most = max(references)
+    joints = [
+        [
+            [_joints(detector, picture_of(number, half * most + index, seed=seed)) for index in range(most)]
+            for half in (0, 1)
+        ]
+        for number in numbers
+    ]
+    truth = torch.stack([true_proportions(identity(number, seed=seed)) for number in numbers])
+    pairs = ~torch.eye(len(truth), dtype=torch.bool)
+    found: dict[str, Any] = {"others": float(bone_ratio_error(truth[:, None], truth[None])[pairs].mean())}
+    for count in references:
+        lengths = torch.stack(
+            [torch.stack([_proportions(np.stack(half[:count])) for half in halves]) for halves in joints]
+        )
+        logarithms = _logarithms(lengths)
+        found[str(count)] = {
+            "error": float(bone_ratio_error(lengths, truth[:, None]).mean()),
+            "auc": _auc(logarithms[:, 0], logarithms[:, 1]),
+        }
+    return found
+
+
+def _joints(detector: DrawnPersonDetector, picture: Picture) -> np.ndarray:
+    """[12, 3] in 0 to 1; zeros where nobody is found."""
+    people = detector.detect(picture.pixels)
+    if not people:
+        return np.zeros((len(JOINTS), 3))
+    return people[0].keypoints[FIRST_JOINT:] / np.array([*picture.pixels.shape[1::-1], 1])
+
+
 def area_under_curve(same: np.ndarray, different: np.ndarray) -> float:
     """Chance that a distance within a person is smaller than one between people."""
     ordered = np.sort(different)
@@ -127,8 +174,13 @@ def _bones(people: Sequence[Identity], sets: Sequence[Sequence[Sequence[Picture]
 
 
 def _log_lengths(pictures: Sequence[Picture]) -> np.ndarray:
-    lengths, seen = measured_proportions(pictures).unbind(dim=-1)
-    return np.where(seen.numpy() > 0, np.log(lengths.clamp(min=1e-6).numpy()), np.nan)
+    return _logarithms(measured_proportions(pictures))
+
+
+def _logarithms(lengths: torch.Tensor) -> np.ndarray:
+    """[..., 7] of [..., 7, 2] proportions; no number where a bone is not known."""
+    lengths, known = lengths.unbind(dim=-1)
+    return np.where(known.numpy() > 0, np.log(lengths.clamp(min=1e-6).numpy()), np.nan)
 
 
 def _whole_body(pictures: Sequence[Picture]) -> Picture:

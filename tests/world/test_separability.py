@@ -5,10 +5,18 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from bolid.detectors.drawn_people import DrawnPersonDetector
 from bolid.models.keypoints import AVERAGE_PROPORTIONS, BONES
 from bolid.world.identities import SPLITS, identity
+from bolid.world.networks.unpack import WEIGHTS
 from bolid.world.pictures import picture_of
-from bolid.world.separability import area_under_curve, measured_proportions, separability, true_proportions
+from bolid.world.separability import (
+    area_under_curve,
+    bones_found,
+    measured_proportions,
+    separability,
+    true_proportions,
+)
 
 
 def test_area_under_curve():
@@ -41,3 +49,12 @@ def test_people_can_be_told_apart():
     assert found["bones"]["all"]["auc"] > 0.85 and found["colours"]["all"]["auc"] > 0.93
     assert found["pixels"]["face"] > 5 * found["pixels"]["chance"]
     assert found["pixels"]["without_person"] < 3 * found["pixels"]["chance"]
+
+
+def test_people_can_be_told_apart_by_the_bones_that_a_network_finds():
+    """Which no drawn picture can be judged better than."""
+    found = bones_found(
+        DrawnPersonDetector(WEIGHTS / "metric_joints.safetensors"), SPLITS["validation"][:10], references=(1, 9)
+    )
+    assert found["9"]["auc"] > 0.9
+    assert found["9"]["error"] < 0.7 * found["others"] and found["9"]["error"] < found["1"]["error"]

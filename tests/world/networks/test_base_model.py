@@ -244,8 +244,12 @@ def test_what_reads_references_and_poses_learns_and_the_latter_is_kept(referring
         encoder(proportions=torch.full((2, 7, 2), value), seen=joints[..., 2] > 0, **told) for value in (0.0, 1.3)
     ]
     assert torch.equal(*tokens)
-    torch.testing.assert_close(tokens[0], referring.module.poses(
-        proportions=torch.zeros(2, 7, 2), seen=torch.zeros(2, 12, dtype=torch.bool), **told), atol=2e-2, rtol=2e-2)
+    torch.testing.assert_close(
+        tokens[0],
+        referring.module.poses(proportions=torch.zeros(2, 7, 2), seen=torch.zeros(2, 12, dtype=torch.bool), **told),
+        atol=2e-2,
+        rtol=2e-2,
+    )
 
 
 def test_samples_have_a_column_for_everything_that_is_shown(referring: BaseTask, task: BaseTask):
