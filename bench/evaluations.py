@@ -47,9 +47,7 @@ def _wait_for_device() -> None:
 def interleaved_seconds(models: Sequence[Any], latent_size: int) -> list[list[float]]:
     """Seconds of one evaluation, for every model and round; the models take turns in each of `ROUNDS` rounds."""
     seconds: list[list[float]] = []
-    inside_sampling(
-        models, latent_size, lambda evaluations: seconds.extend(seconds_in_turns(evaluations, ROUNDS))
-    )
+    inside_sampling(models, latent_size, lambda evaluations: seconds.extend(seconds_in_turns(evaluations, ROUNDS)))
     return seconds
 
 

@@ -52,16 +52,12 @@ def run(rounds: int = TRAINING_ROUNDS, resolution: int = 512, tiny: bool = False
             "ip_adapter", data=folder, base=folder, image_encoder=folder / "image_encoder", resolution=resolution
         )
         people = load_people(config.data, config.base)
-        features = Features(
-            folder=folder / "cache", base=config.base, device=device, progress=lambda *_, **__: None
-        )
+        features = Features(folder=folder / "cache", base=config.base, device=device, progress=lambda *_, **__: None)
         start = time.perf_counter()
         fill_cache(config, people, features, feature_names=("image_embeds",))
         filling = time.perf_counter() - start
 
-        adapter = initial_adapter(
-            config, denoiser, image_embed_dim=IMAGE_EMBED_DIM, hidden_size=IMAGE_HIDDEN_SIZE
-        )
+        adapter = initial_adapter(config, denoiser, image_embed_dim=IMAGE_EMBED_DIM, hidden_size=IMAGE_HIDDEN_SIZE)
         module = AdapterStep(
             adapter, denoiser=denoiser, networks=LossNetworks(), settings=config.loss, zero_hidden_states=None
         ).to(device)

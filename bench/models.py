@@ -111,9 +111,7 @@ def adapter_layout(kind: str, model: Any) -> AdapterLayout:
     }
     if kind == "base":
         return AdapterLayout(num_tokens=4, image_embed_dim=1024, **common)
-    return AdapterLayout(
-        num_tokens=16, hidden_size=1280, inner_dim=1280 if width == 2048 else width, depth=4, **common
-    )
+    return AdapterLayout(num_tokens=16, hidden_size=1280, inner_dim=1280 if width == 2048 else width, depth=4, **common)
 
 
 def loaded_adapter(kind: str, model: Any, *, body_tokens: int = 0) -> Any:

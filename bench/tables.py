@@ -17,9 +17,7 @@ def print_table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> None
 def median_and_interval(values: Sequence[float], *, resamples: int = 2000) -> tuple[float, float, float]:
     """Median with its 95 % bootstrap interval."""
     generator = random.Random(0)
-    medians = sorted(
-        statistics.median(generator.choices(values, k=len(values))) for _ in range(resamples)
-    )
+    medians = sorted(statistics.median(generator.choices(values, k=len(values))) for _ in range(resamples))
     return statistics.median(values), medians[int(0.025 * resamples)], medians[int(0.975 * resamples)]
 
 

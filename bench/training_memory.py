@@ -119,9 +119,7 @@ def _measure(case: Case) -> list[float]:
         denoiser.unet.enable_gradient_checkpointing()
     nowhere = Path("unused")
     config = training_config(case.method, data=nowhere, base=nowhere, image_encoder=nowhere)
-    adapter = initial_adapter(
-        config, denoiser, image_embed_dim=IMAGE_EMBED_DIM, hidden_size=IMAGE_HIDDEN_SIZE
-    )
+    adapter = initial_adapter(config, denoiser, image_embed_dim=IMAGE_EMBED_DIM, hidden_size=IMAGE_HIDDEN_SIZE)
     module = AdapterStep(
         adapter, denoiser=denoiser, networks=LossNetworks(), settings=config.loss, zero_hidden_states=None
     ).to(device)

@@ -39,9 +39,7 @@ TINY_IMAGE_TEXT: dict[str, Any] = {
 }
 
 
-def run(
-    rounds: int = TRAINING_ROUNDS, resolution: int = 512, clip_model: str = "ViT-B-32", tiny: bool = False
-) -> None:
+def run(rounds: int = TRAINING_ROUNDS, resolution: int = 512, clip_model: str = "ViT-B-32", tiny: bool = False) -> None:
     from ..training.adapter_step import AdapterStep, LossNetworks, initial_adapter
     from ..training.base import to_pictures
     from ..training.config import LossSettings
@@ -51,9 +49,9 @@ def run(
     denoiser = random_denoiser("sd15", device=device, tiny=tiny)
     nowhere = Path("unused")
     config = training_config("bolid", data=nowhere, base=nowhere, image_encoder=nowhere, resolution=resolution)
-    adapter = initial_adapter(
-        config, denoiser, image_embed_dim=IMAGE_EMBED_DIM, hidden_size=IMAGE_HIDDEN_SIZE
-    ).to(device)
+    adapter = initial_adapter(config, denoiser, image_embed_dim=IMAGE_EMBED_DIM, hidden_size=IMAGE_HIDDEN_SIZE).to(
+        device
+    )
     autoencoder = random_autoencoder(tiny=tiny).to(device)
     image_text = _image_text(clip_model, device, tiny=tiny)
     keypoints = KeypointNetwork(KeypointNetworkLayout(latent_channels=4)).to(device).eval().requires_grad_(False)

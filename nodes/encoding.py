@@ -310,9 +310,7 @@ def cropped(
     return crop_for_encoder(photo, None, size=size)
 
 
-def _encoded(
-    encoder: comfy.clip_vision.ClipVisionModel, crops: torch.Tensor, progress: ProgressBar
-) -> References:
+def _encoded(encoder: comfy.clip_vision.ClipVisionModel, crops: torch.Tensor, progress: ProgressBar) -> References:
     image_embeds, hidden_states = encode(encoder, crops, progress)
     return References(
         image_embeds=image_embeds, hidden_states=hidden_states, zero_hidden_states=_zero_hidden_states(encoder)

@@ -383,9 +383,10 @@ def test_the_server_hands_out_the_translations(server: LocalServer):
         folder = ROOT / "locales" / language
         for node_id, texts in json.loads(read(folder / "nodeDefs.json")).items():
             assert answer[language]["nodeDefs"][node_id] == texts
-        assert answer[language]["nodeCategories"].items() >= json.loads(read(folder / "main.json"))[
-            "nodeCategories"
-        ].items()
+        assert (
+            answer[language]["nodeCategories"].items()
+            >= json.loads(read(folder / "main.json"))["nodeCategories"].items()
+        )
 
 
 # The README's program

@@ -39,9 +39,7 @@ KNOWN_TOKENS_SHARE = 0.2
 the people world's base model draws best what its own body encoder tells it, with .6 worse than without."""
 
 
-def initial_adapter(
-    config: AdapterTraining, denoiser: Denoiser, *, image_embed_dim: int, hidden_size: int
-) -> Adapter:
+def initial_adapter(config: AdapterTraining, denoiser: Denoiser, *, image_embed_dim: int, hidden_size: int) -> Adapter:
     """The adapter before its first step.
 
     Fresh K' are the UNet's own of the text, and V' zero: an untrained branch adds nothing. With a body encoder whose
@@ -172,6 +170,7 @@ def _fresh_layout(
         depth=settings.depth,
         **common,
     )
+
 
 @dataclass(frozen=True, kw_only=True)
 class LossNetworks:
@@ -356,9 +355,7 @@ class AdapterStep(nn.Module):
             cell_weights=batch.cell_weights,
         )
 
-    def predicted_latents(
-        self, noisy: torch.Tensor, prediction: torch.Tensor, timesteps: torch.Tensor
-    ) -> torch.Tensor:
+    def predicted_latents(self, noisy: torch.Tensor, prediction: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
         """x̂_0."""
         denoiser = self._frozen.denoiser
         return predicted_latents(

@@ -43,9 +43,7 @@ ALPHA_BAR_BINS = 5
 Autocast = Callable[[], AbstractContextManager[None]]
 
 
-def fill_cache(
-    config: AdapterTraining, people: People, features: Features, *, feature_names: Collection[str]
-) -> None:
+def fill_cache(config: AdapterTraining, people: People, features: Features, *, feature_names: Collection[str]) -> None:
     """Compute what is not cached yet of the features that training reads.
 
     Args:
@@ -109,9 +107,7 @@ class AdapterTask:
                 "This adapter reads ArcFace vectors: set base.face_pack to the folder of an insightface pack, such as "
                 "weights/insightface/models/buffalo_l."
             )
-        self.module = AdapterStep(
-            adapter, denoiser=denoiser, networks=self._loss_networks(), settings=config.loss
-        )
+        self.module = AdapterStep(adapter, denoiser=denoiser, networks=self._loss_networks(), settings=config.loss)
         self.terms = {"reconstruction": 1.0, **self.module.extra_terms}
         self.people: People | None = None
         self._without_adapter: Totals | None = None
@@ -194,9 +190,7 @@ class AdapterTask:
         timesteps = self._share.even_timesteps(number, self._config.run.validation_batches)
         return replace(batch, timesteps=timesteps).to(self._device)
 
-    def _add_by_alpha_bar(
-        self, totals: Totals, batch: Batch, noisy: torch.Tensor, prediction: torch.Tensor
-    ) -> None:
+    def _add_by_alpha_bar(self, totals: Totals, batch: Batch, noisy: torch.Tensor, prediction: torch.Tensor) -> None:
         """The keypoint term by ᾱ_t, ungated, with the body and without it."""
         if not self._config.loss.identity:
             return
@@ -207,9 +201,7 @@ class AdapterTask:
             without = replace(batch, has_body=torch.zeros_like(batch.has_body))
             predictions["_without_body"] = self.module.predict(without)
         errors = {
-            suffix: self.module.identity_error(
-                self.module.predicted_latents(*predicted, batch.timesteps), batch.joints
-            )
+            suffix: self.module.identity_error(self.module.predicted_latents(*predicted, batch.timesteps), batch.joints)
             for suffix, predicted in predictions.items()
         }
         for suffix, values in errors.items():

@@ -170,9 +170,7 @@ class Batches:
             cell_weights=cell_weights(target, tuple(drawn["latents"].shape[-2:]), config.loss),
         )
 
-    def _body(
-        self, references: Sequence[Photo], *, target_pose: torch.Tensor, with_image: bool
-    ) -> dict[str, Any]:
+    def _body(self, references: Sequence[Photo], *, target_pose: torch.Tensor, with_image: bool) -> dict[str, Any]:
         if not self._config.has_body:
             names = ("proportions", "seen", "target_pose", "body_image", "body_image_in_use")
             return dict.fromkeys(names)
@@ -239,9 +237,7 @@ def _places(references: int, generator: torch.Generator) -> torch.Tensor:
     return torch.cat((torch.arange(references)[:PHOTOS], drawn))[:PHOTOS]
 
 
-def target_row(
-    features: Features, photo: Photo, generator: torch.Generator, *, has_text: bool
-) -> dict[str, Any]:
+def target_row(features: Features, photo: Photo, generator: torch.Generator, *, has_text: bool) -> dict[str, Any]:
     """The fields of `Targets` for one photo, without the batch."""
     timestep = torch.randint(TIMESTEPS, (), generator=generator)
     stored = features.latents(photo)

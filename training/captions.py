@@ -89,9 +89,7 @@ def captions_from_text_files(source: Path, files: Iterable[str]) -> Captions:
         texts=texts,
         problems=problems,
         # A name that is no Unicode cannot be written as it is.
-        without_photo=sorted(
-            path.relative_to(source).as_posix().encode(errors="replace").decode() for path in unused
-        ),
+        without_photo=sorted(path.relative_to(source).as_posix().encode(errors="replace").decode() for path in unused),
     )
 
 

@@ -428,9 +428,7 @@ class Features:
         self._stores[kind] = TensorStore(self.folder, kind, {"features": FEATURES, **depends_on})
         return self._stores[kind]
 
-    def _fill(
-        self, store: TensorStore, stage: str, keys: Collection[str], load: Callable[[], Encoding]
-    ) -> None:
+    def _fill(self, store: TensorStore, stage: str, keys: Collection[str], load: Callable[[], Encoding]) -> None:
         """Compute what is missing with a model that is loaded only then."""
         missing = store.missing(keys)
         if missing:

@@ -124,9 +124,7 @@ class LeaveOneOut:
             other_people=self._draw_others(person, len(references), generator) if self._other_people else {},
         )
 
-    def _draw_others(
-        self, person: int, references: int, generator: torch.Generator
-    ) -> dict[int, tuple[int, int]]:
+    def _draw_others(self, person: int, references: int, generator: torch.Generator) -> dict[int, tuple[int, int]]:
         def below(number: int) -> int:
             return int(torch.randint(number, (), generator=generator))
 

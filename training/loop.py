@@ -195,15 +195,11 @@ def settings_that_matter(config: Training, share: Share) -> dict[str, Any]:
     return {**kept, "samples per forward pass": share.all_rows}
 
 
-def _schedule(
-    optimizer: torch.optim.Optimizer, config: Training, *, step: int
-) -> torch.optim.lr_scheduler.LRScheduler:
+def _schedule(optimizer: torch.optim.Optimizer, config: Training, *, step: int) -> torch.optim.lr_scheduler.LRScheduler:
     """The learning rate from this step on: constant with a cooldown (https://arxiv.org/abs/2405.18392), or a cosine."""
     settings = config.optimizer
     if settings.schedule == "cosine":
-        return get_cosine_schedule_with_warmup(
-            optimizer, settings.warmup_steps, config.run.steps, last_epoch=step - 1
-        )
+        return get_cosine_schedule_with_warmup(optimizer, settings.warmup_steps, config.run.steps, last_epoch=step - 1)
     return get_wsd_schedule(
         optimizer,
         num_warmup_steps=settings.warmup_steps,

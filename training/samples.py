@@ -50,9 +50,7 @@ def to_image(picture: torch.Tensor) -> Image.Image:
     return Image.fromarray(np.ascontiguousarray(pixels))
 
 
-def grid(
-    rows: Sequence[Sequence[Image.Image | None]], columns: Sequence[str], captions: Sequence[str]
-) -> Image.Image:
+def grid(rows: Sequence[Sequence[Image.Image | None]], columns: Sequence[str], captions: Sequence[str]) -> Image.Image:
     """Pictures in rows, each fitted into a square cell, under the names of the columns and above the row's caption."""
     width = len(columns) * (CELL + GAP) + GAP
     # The built-in font has no other letters.

@@ -513,9 +513,7 @@ def test_a_mediapipe_without_weights_reads_a_model_file(pose_task, photographs, 
 def test_people_who_stand_close_are_two(standing_pose):
     """Poses that nearly coincide are one person's, unless each has a face of its own."""
     beside = standing_pose + np.array((20, 0, 0))
-    faces = [
-        Face(box=(*(pose[0, :2] - 8), *(pose[0, :2] + 8)), score=0.9) for pose in (standing_pose, beside)
-    ]
+    faces = [Face(box=(*(pose[0, :2] - 8), *(pose[0, :2] + 8)), score=0.9) for pose in (standing_pose, beside)]
     assert len(_without_repetitions([standing_pose, beside], [])) == 1
     assert len(_without_repetitions([standing_pose, beside], faces)) == 2
     assert len(_without_repetitions([standing_pose, beside], faces[:1])) == 1

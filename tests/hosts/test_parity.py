@@ -82,9 +82,7 @@ def test_diffusers_host_equals_diffusers(family, layout, shortcut):
         latents, timesteps, text, added
     )
     unet = copy.deepcopy(unet_of(family))
-    adapter = adapter_from_state_dict(
-        state_dict_of(layout, family), name=layout, faceid_plus_shortcut=shortcut
-    )
+    adapter = adapter_from_state_dict(state_dict_of(layout, family), name=layout, faceid_plus_shortcut=shortcut)
 
     def predict():
         return unet(latents, timesteps, encoder_hidden_states=text, added_cond_kwargs=added).sample

@@ -101,9 +101,7 @@ def test_what_is_written_is_read(layout, parts, tmp_path):
     file = read_adapter(write(tmp_path / "adapter.safetensors", adapter, training={"steps": 7, "people": [1, 2]}))
     assert_same_weights(file.adapter, adapter)
     assert file.adapter.layout == adapter.layout
-    assert file.config == AdapterConfig(
-        **DESCRIPTION, layout=adapter.layout, training={"steps": 7, "people": [1, 2]}
-    )
+    assert file.config == AdapterConfig(**DESCRIPTION, layout=adapter.layout, training={"steps": 7, "people": [1, 2]})
     assert file.lora == {}
     assert not file.adapter.training
     assert not any(parameter.requires_grad for parameter in file.adapter.parameters())
@@ -538,9 +536,7 @@ def test_the_face_branch_opens_in_diffusers(layout, parts, tmp_path):
 def test_a_faceid_files_lora_is_kept(tmp_path):
     given = read_adapter(write_safetensors(tmp_path / "public.safetensors", public("faceid")))
     assert given.lora
-    write_adapter(
-        tmp_path / "own.safetensors", given.adapter, base_model="sd15", image_encoder="none", lora=given.lora
-    )
+    write_adapter(tmp_path / "own.safetensors", given.adapter, base_model="sd15", image_encoder="none", lora=given.lora)
     again = read_adapter(tmp_path / "own.safetensors")
     assert again.lora.keys() == given.lora.keys()
     for target, pair in given.lora.items():

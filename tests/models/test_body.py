@@ -38,9 +38,7 @@ def photos(count: int, *, seed: int = 0, portraits: bool = True) -> torch.Tensor
     drawn = generator(seed)
     lengths = bodies.drawn_lengths(drawn)
     views = [bodies.random_view(lengths, drawn) for _ in range(count)]
-    return torch.stack(
-        [bodies.cut_at_the_hips(view) if portraits and i % 2 else view for i, view in enumerate(views)]
-    )
+    return torch.stack([bodies.cut_at_the_hips(view) if portraits and i % 2 else view for i, view in enumerate(views)])
 
 
 def body_of(keypoints: torch.Tensor, *, height: int = 512, width: int = 512, **arguments) -> Body:

@@ -410,9 +410,7 @@ def test_a_description_of_impossible_sizes(change, path):
     refused(with_layout(path, **change), "its description of itself is damaged (layout")
 
 
-@pytest.mark.parametrize(
-    "change", [{"width": 8}, {"depth": 2}, {"depth": 4}, {"upscale": 1}, {"latent_channels": 16}]
-)
+@pytest.mark.parametrize("change", [{"width": 8}, {"depth": 2}, {"depth": 4}, {"upscale": 1}, {"latent_channels": 16}])
 def test_a_description_of_another_network(change, path):
     refused(with_layout(path, **change), "describes a keypoint network that its tensors do not fit: ")
 

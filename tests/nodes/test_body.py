@@ -56,9 +56,7 @@ def small(joints: torch.Tensor, *, scale: float, x: float, y: float) -> torch.Te
 def crowd() -> list[torch.Tensor]:
     """Thirty people in five rows; the last one is the largest."""
     places = [(column / 6, row / 5) for row in range(5) for column in range(6)]
-    return [
-        small(standing(), scale=0.1 + 0.001 * number, x=x, y=y) for number, (x, y) in enumerate(places)
-    ]
+    return [small(standing(), scale=0.1 + 0.001 * number, x=x, y=y) for number, (x, y) in enumerate(places)]
 
 
 def encode(frames=None, *, images=None, on_missing="skip", min_visibility=0.5, **inputs):

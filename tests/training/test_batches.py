@@ -489,9 +489,7 @@ def test_clip_features_where_the_loss_asks_for_them():
     assert torch.equal(batch.clip_text[2], features.clip_text(target.prepared.caption))
     assert torch.equal(batch.clip_image[2], features.clip_image(target))
     # Of the caption, although the network does not see it.
-    dropped = batch_of(
-        batches_of(loss=LossSettings(clip=0.05)), dropping=KEEP_ALL.model_copy(update={"text": 1.0})
-    )
+    dropped = batch_of(batches_of(loss=LossSettings(clip=0.05)), dropping=KEEP_ALL.model_copy(update={"text": 1.0}))
     assert torch.equal(dropped.clip_text, batch.clip_text)
     assert dropped.clip_image is None
 

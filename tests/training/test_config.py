@@ -84,12 +84,16 @@ def test_defaults_are_those_of_the_methods(tmp_path: Path):
     assert (loss["min_snr_gamma"], loss["identity"], loss["clip"], loss["clip_image"]) == (None, 0.0, 0.0, 0.0)
     assert (loss["clip_model"], loss["min_alpha_bar"], loss["start_step"]) == ("EVA02-L-14", 0.5, 0)
     assert values["base"]["resolution"] == 512
-    assert values["adapter"]["body"] == BodySettings().model_dump() == {
-        "dim": 512,
-        "depth": 2,
-        "resampler_depth": 1,
-        "num_tokens": 8,
-    }
+    assert (
+        values["adapter"]["body"]
+        == BodySettings().model_dump()
+        == {
+            "dim": 512,
+            "depth": 2,
+            "resampler_depth": 1,
+            "num_tokens": 8,
+        }
+    )
     assert values["optimizer"]["ema_decay"] == 0.0
     assert values["run"]["precision"] == "fp32"
     assert PrepareSettings().test_share == pytest.approx(1 / 3)  # people, train : test = 2 : 1

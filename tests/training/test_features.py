@@ -177,9 +177,7 @@ def faces_in(*names: str) -> Any:
     return SimpleNamespace(face_embeds=lambda photo: torch.ones(512) if photo.path.name in names else None)
 
 
-def test_photos_in_which_insightface_finds_a_face(
-    prepared: Path, base: BaseSettings, caplog: pytest.LogCaptureFixture
-):
+def test_photos_in_which_insightface_finds_a_face(prepared: Path, base: BaseSettings, caplog: pytest.LogCaptureFixture):
     people = load(prepared, base)
     found = with_faces(people, faces_in("0.png", "2.png"))
     for person in found.train + found.test:
@@ -197,9 +195,7 @@ def test_faces_are_looked_for_only_in_photos_that_may_be_references(prepared: Pa
         assert [photo.usable for photo in person.photos] == [True, False, False]
 
 
-def test_people_without_a_face_for_insightface(
-    prepared: Path, base: BaseSettings, caplog: pytest.LogCaptureFixture
-):
+def test_people_without_a_face_for_insightface(prepared: Path, base: BaseSettings, caplog: pytest.LogCaptureFixture):
     people = load(prepared, base)
     first = people.train[0]
     in_others = SimpleNamespace(face_embeds=lambda photo: None if photo in first.photos else torch.ones(512))
@@ -462,9 +458,7 @@ def test_model_is_loaded_only_for_what_is_missing(
     features_of(base, tmp_path / "cache").fill_image("image_embeds", [(photo, None) for photo in photos[:5]])
 
 
-def test_another_encoder_computes_anew(
-    photos: list[Photo], base: BaseSettings, image_encoder: Path, tmp_path: Path
-):
+def test_another_encoder_computes_anew(photos: list[Photo], base: BaseSettings, image_encoder: Path, tmp_path: Path):
     shutil.copytree(image_encoder, base.image_encoder)
     features = features_of(base, tmp_path / "cache")
     features.fill_image("image_embeds", [(photos[0], None)])

@@ -69,9 +69,7 @@ def test_samples(people: list[Photos], references: int, batch_size: int, seed: i
 
 @settings(max_examples=40, deadline=None)
 @given(people=people_of_some, batch_size=st.integers(1, 3), order=st.permutations(range(15)))
-def test_batches_do_not_depend_on_the_order_they_are_asked_for(
-    people: list[Photos], batch_size: int, order: list[int]
-):
+def test_batches_do_not_depend_on_the_order_they_are_asked_for(people: list[Photos], batch_size: int, order: list[int]):
     in_order = [plan(people, batch_size=batch_size).batch(number) for number in range(15)]
     shuffled = plan(people, batch_size=batch_size)
     assert {number: shuffled.batch(number) for number in order} == dict(enumerate(in_order))

@@ -69,31 +69,23 @@ def test_noise_is_that_of_the_scheduler(latents: torch.Tensor, noise: torch.Tens
 
 def test_target_is_that_of_the_scheduler(latents: torch.Tensor, noise: torch.Tensor):
     reference = scheduler("v_prediction")
-    target = training_target(
-        latents, noise, reference.alphas_cumprod, TIMESTEPS, prediction_type="v_prediction"
-    )
+    target = training_target(latents, noise, reference.alphas_cumprod, TIMESTEPS, prediction_type="v_prediction")
     torch.testing.assert_close(target, reference.get_velocity(latents, noise, TIMESTEPS))
     epsilon = training_target(latents, noise, reference.alphas_cumprod, TIMESTEPS, prediction_type="epsilon")
     assert torch.equal(epsilon, noise)
 
 
-def test_predicted_latents_are_those_of_the_scheduler(
-    latents: torch.Tensor, noise: torch.Tensor, prediction_type: str
-):
+def test_predicted_latents_are_those_of_the_scheduler(latents: torch.Tensor, noise: torch.Tensor, prediction_type: str):
     reference = scheduler(prediction_type)
     prediction = random(*latents.shape, seed=2)
     noisy = add_noise(latents, noise, reference.alphas_cumprod, TIMESTEPS)
-    found = predicted_latents(
-        prediction, noisy, reference.alphas_cumprod, TIMESTEPS, prediction_type=prediction_type
-    )
+    found = predicted_latents(prediction, noisy, reference.alphas_cumprod, TIMESTEPS, prediction_type=prediction_type)
     for row, timestep in enumerate(TIMESTEPS):
         step = reference.step(prediction[row], int(timestep), noisy[row])
         torch.testing.assert_close(found[row], step.pred_original_sample, rtol=1e-4, atol=1e-4)
 
 
-def test_a_perfect_prediction_gives_the_latents_back(
-    latents: torch.Tensor, noise: torch.Tensor, prediction_type: str
-):
+def test_a_perfect_prediction_gives_the_latents_back(latents: torch.Tensor, noise: torch.Tensor, prediction_type: str):
     alphas_cumprod = scheduler(prediction_type).alphas_cumprod.double()
     latents, noise = latents.double(), noise.double()
     noisy = add_noise(latents, noise, alphas_cumprod, TIMESTEPS)

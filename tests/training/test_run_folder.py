@@ -78,7 +78,7 @@ def test_other_settings_are_named(tmp_path: Path):
     with pytest.raises(ValueError) as caught:
         RunFolder(tmp_path, now)
     assert str(caught.value).startswith(
-        f"{tmp_path} holds a run with other settings: data.crop was not set, now \"face\"; loss.min_snr_gamma was not "
+        f'{tmp_path} holds a run with other settings: data.crop was not set, now "face"; loss.min_snr_gamma was not '
         "set, now 5.0; optimizer.betas was [0.9, 0.999], now not set; run.seed was 0, now 1. "
     )
     assert "nothing is overwritten" in str(caught.value)
