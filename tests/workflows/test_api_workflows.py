@@ -39,6 +39,8 @@ pytestmark = pytest.mark.server
 NOTES = {"MarkdownNote", "Note"}
 ENCODING = {"MultiRefImageEncoder", "PoolingAggregator", "SelfAttnAggregator", "BodyLandmarkEncoder"}
 APPLYING = {"BoLIDAdapterApply", "BoLIDRegion"}
+# Half a minute each; plus_sd15 and animation_batch are always run.
+SLOW = {"body_controlnet_pose", "faceid_plus_sd15", "sdxl_plus_face", "sdxl_style_transfer"}
 DEMO_NAMES = [name for name in NAMES if is_demo(api_form(name))]
 
 
@@ -64,6 +66,7 @@ def largest_difference(one: Image.Image, other: Image.Image) -> int:
     return int(np.abs(first - second).max())
 
 
+@pytest.mark.slow
 def test_the_pose_reaches_the_picture_through_controlnet(client: ComfyUIClient):
     """First in this file: the next test begins with the same photos, which the server has encoded then."""
     prompt = small(api_form("body_controlnet_pose"))
@@ -78,7 +81,9 @@ def test_the_pose_reaches_the_picture_through_controlnet(client: ComfyUIClient):
     assert largest_difference(other_pose, free) > 2
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in NAMES]
+)
 def test_runs_and_follows_the_weight_without_encoding_again(
     name: str, client: ComfyUIClient, workflow_server: LocalServer
 ):
