@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -73,14 +73,6 @@ class Person:
     def area(self) -> float:
         x0, y0, x1, y1 = self.box
         return max(0.0, x1 - x0) * max(0.0, y1 - y0)
-
-
-class PersonDetector(Protocol):
-    """Anything that finds people."""
-
-    def detect(self, image: np.ndarray) -> list[Person]:
-        """People in an RGB picture [H, W, 3] uint8, the largest first."""
-        ...
 
 
 def largest_first(people: list[Person]) -> list[Person]:
@@ -150,9 +142,10 @@ class MediaPipePersonDetector:
         self._models.close()
 
     def detect(self, image: np.ndarray, faces: Sequence[Face] | None = None) -> list[Person]:
-        """See `PersonDetector.detect`.
+        """People in a picture, the largest first.
 
         Args:
+            image: [H, W, 3] uint8 RGB.
             faces: what `MediaPipeFaceDetector` finds in the picture, where that is known already.
         """
         height, width = image.shape[:2]

@@ -14,8 +14,6 @@ TITLE_HEIGHT, GAP = 30, 20
 SUBGRAPH_INPUTS, SUBGRAPH_OUTPUTS = -10, -20
 """Ids by which links inside a subgraph name its border."""
 
-OPTIONAL_SHAPE = 7
-
 
 class UiGraph(Graph):
     """A graph in the frontend's form, or one of its subgraphs; changed in place.

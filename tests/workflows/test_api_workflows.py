@@ -81,9 +81,7 @@ def test_the_pose_reaches_the_picture_through_controlnet(client: ComfyUIClient):
     assert largest_difference(other_pose, free) > 2
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in NAMES]
-)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in NAMES])
 def test_runs_and_follows_the_weight_without_encoding_again(
     name: str, client: ComfyUIClient, workflow_server: LocalServer
 ):
