@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import textwrap
@@ -15,7 +16,8 @@ Description = TypeVar("Description")
 
 
 def write_safetensors(path: str | Path, tensors: dict[str, torch.Tensor], *, metadata: dict[str, str]) -> None:
-    """Write a safetensors file; an existing file is replaced in one step, or stays as it was.
+    """Write a safetensors file, the same bytes for the same content; an existing file is replaced in one step, or stays
+    as it was.
 
     Args:
         path: ends in .safetensors.
@@ -36,10 +38,24 @@ def write_safetensors(path: str | Path, tensors: dict[str, torch.Tensor], *, met
         temporary.touch()
         mode = temporary.stat().st_mode
         save_file(tensors, temporary, metadata=metadata)
+        _order_metadata(temporary)
         temporary.chmod(mode)  # safetensors lets nobody else read its files
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _order_metadata(path: Path) -> None:
+    """By their names: safetensors writes them in the order of a hash table, which is another one every time."""
+    with path.open("r+b") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        ordered = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode().ljust(length)
+        if len(ordered) != length:
+            raise AssertionError(f"the header of {path.name} has {length} bytes, in order {len(ordered)}")
+        file.seek(8)
+        file.write(ordered)
 
 
 def in_precision(tensors: dict[str, torch.Tensor], dtype: torch.dtype) -> dict[str, torch.Tensor]:
