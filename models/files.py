@@ -52,8 +52,7 @@ def _order_metadata(path: Path) -> None:
         header = json.loads(file.read(length))
         header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
         ordered = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode().ljust(length)
-        if len(ordered) != length:
-            raise AssertionError(f"the header of {path.name} has {length} bytes, in order {len(ordered)}")
+        assert len(ordered) == length
         file.seek(8)
         file.write(ordered)
 
