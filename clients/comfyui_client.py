@@ -140,12 +140,12 @@ class ComfyUIClient:
             image = path.read_bytes()
         if not name:
             raise ValueError("upload_image was given bytes without a name. Pass name='photo.png'.")
-        answer = self._request(
+        answer = self._answer(
             "POST",
             "/upload/image",
             files={"image": (name, image)},
             data={"type": "input", "subfolder": subfolder, "overwrite": "true" if overwrite else "false"},
-        ).json()
+        )
         return f"{answer['subfolder']}/{answer['name']}" if answer["subfolder"] else answer["name"]
 
     def queue(
@@ -233,7 +233,7 @@ class ComfyUIClient:
         """
         # The queue is asked first: a prompt that ends between the two requests is then found in the history.
         position = self._position(prompt_id)
-        history = self._request("GET", f"/history/{prompt_id}").json()
+        history = self._answer("GET", f"/history/{prompt_id}")
         if prompt_id in history:
             _raise_if_failed(history[prompt_id])
             return None, history[prompt_id]
@@ -285,8 +285,8 @@ class ComfyUIClient:
             ValueError: the server has no node of that class_type.
         """
         if class_type is None:
-            return self._request("GET", "/object_info").json()
-        answer = self._request("GET", f"/object_info/{class_type}").json()
+            return self._answer("GET", "/object_info")
+        answer = self._answer("GET", f"/object_info/{class_type}")
         if class_type not in answer:
             raise ValueError(
                 f"{self.address} has no node {class_type!r}. Is its pack in custom_nodes, and did it load? The "
@@ -300,16 +300,27 @@ class ComfyUIClient:
 
     def system_stats(self) -> dict[str, Any]:
         """Return the server's versions, devices and memory; the cheapest way to see whether it is up."""
-        return self._request("GET", "/system_stats").json()
+        return self._answer("GET", "/system_stats")
 
     def _position(self, prompt_id: str) -> int | None:
         """0 while the prompt runs, else the number of prompts before it, or None when it is in no queue."""
-        queue = self._request("GET", "/queue").json()
+        queue = self._answer("GET", "/queue")
         running = [item[1] for item in queue["queue_running"]]
         if prompt_id in running:
             return 0
         pending = [item[1] for item in sorted(queue["queue_pending"], key=lambda item: item[0])]
         return len(running) + pending.index(prompt_id) if prompt_id in pending else None
+
+    def _answer(self, method: str, route: str, **arguments: Any) -> Any:
+        """The JSON of an answer."""
+        response = self._request(method, route, **arguments)
+        try:
+            return response.json()
+        except requests.JSONDecodeError as error:
+            raise ServerError(
+                f"{self.address} answered {method} {route} with something that is no JSON "
+                f"({response.text.strip()[:200]!r}). Is it a ComfyUI, and does a proxy ask for a password?"
+            ) from error
 
     def _request(self, method: str, route: str, *, accept: tuple[int, ...] = (200,), **arguments: Any):
         try:
@@ -324,6 +335,8 @@ class ComfyUIClient:
                 f"{self.address} took longer than {self.timeout:g} s to answer {method} {route}. Is it overloaded? "
                 "ComfyUIClient(..., timeout=...) waits longer."
             ) from error
+        except requests.RequestException as error:
+            raise ServerError(f"{method} {route} at {self.address} failed: {error}") from error
         if response.status_code not in accept:
             raise ServerError(
                 f"{self.address} answered HTTP {response.status_code} to {method} {route}: "

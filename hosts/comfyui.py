@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -24,6 +25,7 @@ import torch
 from comfy.ldm.modules.attention import SpatialTransformer, optimized_attention
 from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 from comfy.patcher_extension import WrappersMP, add_wrapper_with_key
+from comfy_api.torch_helpers.torch_compile import COMPILE_KEY
 
 from ..models.adapter import Adapter
 from ..models.adapter_file import read_adapter
@@ -35,6 +37,8 @@ from ..models.weight_schedule import schedule_factor
 logger = logging.getLogger(__name__)
 
 WRAPPER_KEY = "bolid"
+LORA_KEY = "bolid_lora"
+"""Of the attachment that names the adapters whose LoRA a MODEL carries."""
 
 BlockKey = tuple[str, int, int]
 """ComfyUI's name of a transformer block: section, number, depth. The middle block is ("middle", 0, depth)."""
@@ -100,6 +104,7 @@ def layer_addresses(model: comfy.model_patcher.ModelPatcher) -> list[LayerAddres
         ValueError: the model is no such UNet.
     """
     unet = model.model.diffusion_model
+    unet = getattr(unet, "_orig_mod", unet)  # of torch.compile, while a compiled model is loaded
     if not isinstance(unet, UNetModel):
         raise ValueError(
             f"BoLID adapters act in the cross-attention of a Stable Diffusion UNet (SD1.5, SDXL and models of their "
@@ -162,19 +167,21 @@ def attach(
     return model
 
 
-def is_attached(model: comfy.model_patcher.ModelPatcher, adapter: LoadedAdapter) -> bool:
-    """Whether `model` samples with branches of this adapter already."""
-    bindings = model.get_wrappers(WrappersMP.OUTER_SAMPLE, WRAPPER_KEY)
-    return any(binding.adapter is adapter for binding in bindings)
-
-
 def add_faceid_lora(
     model: comfy.model_patcher.ModelPatcher,
     adapter: LoadedAdapter,
     addresses: Sequence[LayerAddress],
     strength: float,
 ) -> None:
-    """Patch a clone's weights with the LoRA of a FaceID file."""
+    """Patch a clone's weights with the LoRA of a FaceID file.
+
+    Once for each adapter, with the strength that comes first: a LoRA knows neither masks nor times, so several persons
+    or time ranges share it.
+    """
+    carried = model.get_attachment(LORA_KEY) or ()
+    if any(other is adapter for other in carried):
+        return
+    model.set_attachments(LORA_KEY, (*carried, adapter))
     attention_paths = {
         index: f"{address.path}.attn{1 + index % 2}"
         for address in addresses
@@ -198,14 +205,19 @@ class _LateBinding:
     logged: bool = False
 
     def __call__(self, executor: Any, noise: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
-        run = _SamplingRun(executor.class_obj, self, noise.shape[0])
+        run = _SamplingRun(executor.class_obj, self, noise)
+        compiled = _is_compiled(executor.class_obj.model_patcher)
         if not self.logged:
             logger.info("BoLID: %s: %s", self.adapter.name, ", ".join(map(self._described, self.branches)))
+            if compiled:
+                logger.warning("BoLID: %s: the compiled model samples uncompiled.", self.adapter.name)
             self.logged = True
-        try:
-            return executor(noise, *args, **kwargs)
-        finally:
-            run.close()
+        # ComfyUI tells torch.compile to take all options for constants, and those of a run are none.
+        with torch.compiler.set_stance("force_eager") if compiled else nullcontext():
+            try:
+                return executor(noise, *args, **kwargs)
+            finally:
+                run.close()
 
     def _described(self, branch: Branch) -> str:
         weights = [weight for weight in branch.layer_weights.values() if weight != 0]
@@ -213,17 +225,24 @@ class _LateBinding:
         return f"{branch.name} at {' to '.join(spread)} in {len(weights)} of {len(self.addresses)} layers"
 
 
+def _is_compiled(model: comfy.model_patcher.ModelPatcher) -> bool:
+    """By ComfyUI's own node, or by one that puts a compiled module in the place of the UNet."""
+    by_wrapper = model.get_wrappers(WrappersMP.APPLY_MODEL, COMPILE_KEY)
+    return bool(by_wrapper) or hasattr(model.get_model_object("diffusion_model"), "_orig_mod")
+
+
 class _SamplingRun:
     """The branches of one sampling run: K', V' and what changes from step to step.
 
     Args:
-        pictures: size of the batch.
+        noise: [b, c, h, w] of what is sampled.
     """
 
-    def __init__(self, guider: Any, binding: _LateBinding, pictures: int):
+    def __init__(self, guider: Any, binding: _LateBinding, noise: torch.Tensor):
         self._guider = guider
         self._branches = binding.branches
-        self._pictures = pictures
+        self._pictures, *_, height, width = noise.shape
+        self._latent_size = (height, width)
         model_sampling = guider.model_patcher.get_model_object("model_sampling")
         self._sigmas = [
             (
@@ -234,7 +253,9 @@ class _SamplingRun:
         ]
         self._active = [True] * len(binding.branches)
         self._factors: list[torch.Tensor | None] = [None] * len(binding.branches)
-        self._latent_size: tuple[int, int] = (0, 0)
+        # Of one evaluation: the latents that it is asked for, which context windows cut out of the whole.
+        self._evaluated = self._pictures
+        self._evaluated_size = self._latent_size
         # Guiders order their conditionings differently, and context windows make lists of their own; the entries keep
         # their ids, and what the guider calls a list says what it is.
         self._role_of = {
@@ -301,7 +322,7 @@ class _SamplingRun:
             ).view(1, 1, 1)
             for branch, (start, end) in zip(self._branches, self._sigmas, strict=True)
         ]
-        self._latent_size = (x_in.shape[-2], x_in.shape[-1])
+        self._evaluated, self._evaluated_size = x_in.shape[0], (x_in.shape[-2], x_in.shape[-1])
         self._roles = [
             # The first entry is the list's own; those of other lists may follow, to cover their areas.
             self._role_of.get(given[0]["uuid"] if given else None, UNCONDITIONAL if position else CONDITIONAL)
@@ -321,7 +342,7 @@ class _SamplingRun:
         """The attn2 patch of one layer: the attention that stood there, plus every active branch."""
         hidden_states = attention(query, key, value, extra_options)
         branch_attention = partial(_host_attention, extra_options=extra_options)
-        roles = [self._roles[number] for number in extra_options["cond_or_uncond"]]
+        roles = [self._roles[number] for number in extra_options["cond_or_uncond"]] * self._tiles(query, extra_options)
         for number, key_values in enumerate(self._key_values_for(query)):
             if self._active[number] and index in key_values:
                 mask, factor = self._mask_for_batch(number, query, extra_options), self._factors[number]
@@ -336,6 +357,11 @@ class _SamplingRun:
                     mask=mask,
                 )
         return hidden_states
+
+    def _tiles(self, query: torch.Tensor, extra_options: dict[str, Any]) -> int:
+        """How often all conditionings of this call come in a row: packs that draw in tiles batch several of them."""
+        tiles, rest = divmod(query.shape[0], self._evaluated * len(extra_options["cond_or_uncond"]))
+        return tiles if tiles and not rest else 1
 
     def _of_pictures(self, key_value: KeyValue, query: torch.Tensor, extra_options: dict[str, Any]) -> KeyValue:
         """K', V' of the pictures in this call, where each has its own; the last one serves all that follow."""
@@ -359,7 +385,7 @@ class _SamplingRun:
             places = window.get_tensor(torch.arange(window.total_frames)).tolist()
         elif places is None:
             places = range(self._pictures)
-        pictures = query.shape[0] // len(extra_options["cond_or_uncond"])
+        pictures = query.shape[0] // len(extra_options["cond_or_uncond"]) // self._tiles(query, extra_options)
         if len(places) != pictures:
             raise RuntimeError(
                 f"What belongs to each picture of the batch (photos, masks) cannot be placed: another node computes "
@@ -393,17 +419,31 @@ class _SamplingRun:
                 f"{height}×{width} to {query.shape[1]} (token merging does this). Remove that node or the mask."
             )
         areas = tuple(self._area(uuid) for uuid in extra_options["uuids"])
-        pictures = query.shape[0] // len(areas)
+        window = extra_options.get("context_window")
+        self._check_whole(areas, extra_options)
+        tiles = self._tiles(query, extra_options)
+        pictures = query.shape[0] // len(areas) // tiles
         places = (0,) * pictures if mask.shape[0] == 1 else self._places(query, extra_options)
-        cache_key = (number, height, width, areas, places, self._latent_size, query.device)
+        cut = None if window is None or window.dim == 0 else window
+        cache_key = (number, height, width, areas, places, tiles, cut and (cut.dim, *cut.index_list), query.device)
         if cache_key not in self._masks:
+            resized = _area_average(mask.float().unsqueeze(1), self._latent_size)
+            if cut is not None:
+                resized = cut.get_tensor(resized)
             self._masks[cache_key] = torch.cat(
-                [
-                    _mask_for_area(mask, area=area, latent_size=self._latent_size, size=(height, width), places=places)
-                    for area in areas
-                ]
+                [_mask_for_area(resized, area=area, size=(height, width), places=places) for area in areas] * tiles
             ).to(query)
         return self._masks[cache_key]
+
+    def _check_whole(self, areas: Sequence[tuple[int, int, int, int] | None], extra_options: dict[str, Any]) -> None:
+        """Raise a RuntimeError where the model is called with a part of the picture and nobody says which."""
+        height, width = extra_options["original_shape"][-2:]
+        expected = {self._evaluated_size if area is None else area[:2] for area in areas}
+        if expected != {(height, width)}:
+            raise RuntimeError(
+                f"The mask cannot be placed: another node draws the picture in parts of {height}×{width} latents "
+                "(tiled diffusion does this), and does not say which. Remove that node or the mask."
+            )
 
     def _area(self, uuid: Any) -> tuple[int, int, int, int] | None:
         """Latent area (height, width, y, x) of a conditioning, or None for the whole picture."""
@@ -430,26 +470,20 @@ def _host_attention(
 
 
 def _mask_for_area(
-    mask: torch.Tensor,
-    *,
-    area: tuple[int, int, int, int] | None,
-    latent_size: tuple[int, int],
-    size: tuple[int, int],
-    places: Sequence[int],
+    mask: torch.Tensor, *, area: tuple[int, int, int, int] | None, size: tuple[int, int], places: Sequence[int]
 ) -> torch.Tensor:
-    """Resize a mask [m, H, W] to the latent, cut out the area, and resize that to `size`: [b, h·w, 1].
+    """Cut an area out of a mask [m, 1, h, w] of the latent's size, and resize that: [b, n, 1].
 
     Args:
         places: the b pictures' places in the batch; fewer masks than pictures start again.
     """
-
-    def resize(x: torch.Tensor, to: tuple[int, int]) -> torch.Tensor:
-        # Averages over areas: an edge between two regions stays an edge.
-        return torch.nn.functional.interpolate(x, size=to, mode="area")
-
-    resized = resize(mask.float().unsqueeze(1), latent_size)
     if area is not None:
         height, width, y, x = area
-        resized = resized[:, :, y : y + height, x : x + width]
-    resized = resize(resized, size)
+        mask = mask[:, :, y : y + height, x : x + width]
+    resized = _area_average(mask, size)
     return resized[[place % resized.shape[0] for place in places]].flatten(1).unsqueeze(-1)
+
+
+def _area_average(x: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    """[m, 1, h, w] in another size: an edge between two regions stays an edge."""
+    return torch.nn.functional.interpolate(x, size=size, mode="area")

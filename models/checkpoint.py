@@ -201,13 +201,14 @@ def adapter_with_weights(layout: AdapterLayout, state_dict: StateDict, *, name: 
     """
     try:
         with torch.device("meta"):
-            adapter = build_adapter(layout, operations=operations)
+            plain, adapter = build_adapter(layout), build_adapter(layout, operations=operations)
     except (TypeError, ValueError, RuntimeError) as error:
         raise ValueError(
             f"{name} describes an adapter of sizes that cannot be ({str(error).splitlines()[0]}). Get the file again."
         ) from error
     weights = {key: tensor for key, tensor in state_dict.items() if not _LORA.fullmatch(key)}
     try:
+        plain.load_state_dict(weights, strict=True, assign=True)  # a host's own layers may take any shape
         adapter.load_state_dict(weights, strict=True, assign=True)
     except RuntimeError as error:
         raise ValueError(

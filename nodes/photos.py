@@ -117,13 +117,18 @@ def photo_paths(folder: str, files: str) -> list[Path]:
         return paths
     if not base.is_dir():
         raise ValueError(f"There is no folder {folder.strip()!r} in ComfyUI's input folder {root}.")
-    found = [path for path in base.iterdir() if path.suffix.lower() in PHOTO_EXTENSIONS]
+    found = [path for path in base.iterdir() if path.suffix.lower() in PHOTO_EXTENSIONS and not _is_hidden(path)]
     found.sort(key=lambda path: (_natural_order(path.name), path.name))
     # A link in the folder may lead out of it.
     paths = [_inside(root, str(path.relative_to(root))) for path in found if path.is_file()]
     if not paths:
         raise ValueError(f"The folder {base} has no photo ({', '.join(sorted(PHOTO_EXTENSIONS))}).")
     return paths
+
+
+def _is_hidden(path: Path) -> bool:
+    """macOS puts a file ._NAME beside a photo on disks of other systems and into archives."""
+    return path.name.startswith(".")
 
 
 def _inside(root: Path, name: str) -> Path:

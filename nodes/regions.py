@@ -9,7 +9,7 @@ import torch
 from comfy_api.v0_0_2 import io
 from node_helpers import conditioning_set_values
 
-from ..hosts.comfyui import LoadedAdapter, is_attached
+from ..hosts.comfyui import LoadedAdapter
 from ..models.body import Body
 from ..models.references import Embeds
 from .adapters import BranchSettings, apply_adapter, check_finite, masks
@@ -128,8 +128,6 @@ class BoLIDRegion(io.ComfyNode):
             face_settings=face_settings,
             body=body,
             body_settings=body_settings,
-            # A LoRA knows no masks: it is put on once, not for every person.
-            lora_strength=0.0 if is_attached(model, adapter) else 1.0,
         )
         if prompt is not None and prompt_strength != 0:
             # As 'Conditioning (Set Mask)' and 'Conditioning (Combine)' do.

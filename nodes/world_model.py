@@ -26,8 +26,12 @@ VOCABULARY_SIZE = 49408
 """Tokens of CLIP."""
 
 
-def world_model(weights: Path = WEIGHTS) -> comfy.model_patcher.ModelPatcher:
+def world_model(weights: Path = WEIGHTS, *, disable_dynamic: bool = False) -> comfy.model_patcher.ModelPatcher:
     """The denoiser as a MODEL.
+
+    Args:
+        disable_dynamic: as ComfyUI's own loaders take it: its nodes that compile a model or hook its weights call the
+            loader again with it where weights are loaded bit by bit (DynamicVRAM).
 
     Raises:
         FileNotFoundError: there are no weights in that folder.
@@ -46,13 +50,18 @@ def world_model(weights: Path = WEIGHTS) -> comfy.model_patcher.ModelPatcher:
     model = config.get_model({}, device=offload_device)
     names, state_dict = comfy.utils.unet_to_diffusers(unet_config), base.part("unet")
     model.diffusion_model.load_state_dict({names[key]: tensor for key, tensor in state_dict.items()})
-    return comfy.model_patcher.CoreModelPatcher(
-        model, load_device=comfy.model_management.get_torch_device(), offload_device=offload_device
-    )
+    patcher_class = comfy.model_patcher.ModelPatcher if disable_dynamic else comfy.model_patcher.CoreModelPatcher
+    patcher = patcher_class(model, load_device=comfy.model_management.get_torch_device(), offload_device=offload_device)
+    patcher.cached_patcher_init = (world_model, (weights,))
+    return patcher
 
 
-def world_text_encoder(weights: Path = WEIGHTS) -> comfy.sd.CLIP:
-    """The text encoder as a CLIP, with a row for each of CLIP's tokens; the file has one for all that it never read."""
+def world_text_encoder(weights: Path = WEIGHTS, *, disable_dynamic: bool = False) -> comfy.sd.CLIP:
+    """The text encoder as a CLIP, with a row for each of CLIP's tokens; the file has one for all that it never read.
+
+    Args:
+        disable_dynamic: see `world_model`.
+    """
     base = _read(weights, "base")
     sizes, state_dict = base.sizes["text_encoder"], base.part("text_encoder")
     rows = torch.zeros(VOCABULARY_SIZE, dtype=torch.long)
@@ -60,11 +69,16 @@ def world_text_encoder(weights: Path = WEIGHTS) -> comfy.sd.CLIP:
     state_dict = {f"text_model.{key.removeprefix('text_model.')}": tensor for key, tensor in state_dict.items()}
     table = "text_model.embeddings.token_embedding.weight"
     state_dict[table] = state_dict[table][rows]
-    clip = comfy.sd.CLIP(clip_target(sizes))
+    clip = comfy.sd.CLIP(clip_target(sizes), disable_dynamic=disable_dynamic)
+    clip.patcher.cached_patcher_init = (_text_encoder_patcher, (weights,))
     transformer = clip.cond_stage_model.clip_l.transformer
     # Stable Diffusion reads the hidden states: a projection is part of ComfyUI's class alone.
-    transformer.load_state_dict({**transformer.state_dict(), **state_dict})
+    transformer.load_state_dict({"text_projection.weight": torch.eye(sizes["hidden_size"]), **state_dict})
     return clip
+
+
+def _text_encoder_patcher(weights: Path, *, disable_dynamic: bool = False) -> comfy.model_patcher.ModelPatcher:
+    return world_text_encoder(weights, disable_dynamic=disable_dynamic).patcher
 
 
 def world_vae(weights: Path = WEIGHTS) -> comfy.sd.VAE:

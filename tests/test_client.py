@@ -9,12 +9,13 @@ import socket
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
-from comfyui_client import ComfyUIClient, ExecutionError, PromptError
+from comfyui_client import ComfyUIClient, ExecutionError, PromptError, ServerError
 from local_server import LocalServer
 from PIL import Image
 
@@ -152,6 +153,33 @@ def test_nobody_at_the_address():
         address = f"http://127.0.0.1:{probe.getsockname()[1]}"
     with pytest.raises(RuntimeError, match=f"no ComfyUI answers at {address}"):
         ComfyUIClient(address).system_stats()
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 400\r\n\r\n{", "GET /system_stats at http.*failed"),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n{", "GET /system_stats at http.*failed"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\n<html>", "something that is no JSON .*<html>.*proxy"),
+    ],
+    ids=["broken off", "broken off in a chunk", "a page"],
+)
+def test_answers_that_are_none(answer: bytes, message: str):
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+
+        def serve() -> None:
+            connection, _ = listener.accept()
+            with connection:
+                connection.recv(10_000)
+                connection.sendall(answer)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        with pytest.raises(ServerError, match=message):
+            ComfyUIClient(f"http://127.0.0.1:{listener.getsockname()[1]}").system_stats()
+        thread.join()
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:8188", "localhost", "ftp://host"])

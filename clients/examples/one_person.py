@@ -98,7 +98,10 @@ def make_pictures(arguments: argparse.Namespace) -> None:
 
 
 def photos_of(folder: Path) -> list[Path]:
-    photos = sorted(path for path in folder.iterdir() if path.suffix.lower() in PHOTO_EXTENSIONS)
+    # macOS leaves files such as ._1.jpg beside photos.
+    photos = sorted(
+        path for path in folder.iterdir() if path.suffix.lower() in PHOTO_EXTENSIONS and not path.name.startswith(".")
+    )
     if not photos:
         raise ValueError(f"{folder} has no photo ({', '.join(sorted(PHOTO_EXTENSIONS))}).")
     return photos

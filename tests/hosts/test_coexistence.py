@@ -6,6 +6,7 @@ import comfy.sd
 import pytest
 import torch
 from comfy.ldm.modules.attention import optimized_attention
+from comfy_api.torch_helpers import set_torch_compile_wrapper
 
 from bolid.models.references import Embeds
 
@@ -101,6 +102,44 @@ def test_faceid_lora_leaves_the_upstream_model_alone():
     assert torch.equal(sampled(model), plain)
     assert torch.equal(sampled(adapted), first)
     assert not torch.equal(sampled(applied(model, loaded_adapter("faceid"), lora_strength=0.0)), first)
+
+
+def test_the_lora_of_a_faceid_file_acts_once(adapter):
+    """However often its adapter is applied: it knows neither masks nor times."""
+    model, faceid = model_of("sd15"), loaded_adapter("faceid")
+    once = applied(model, faceid, end_percent=0.5)
+    twice = applied(applied(once, adapter), faceid, start_percent=0.5, lora_strength=0.3)
+    assert {key: len(patches) for key, patches in twice.patches.items()} == dict.fromkeys(once.patches, 1)
+    # Where the first one leaves it out, the next one brings it.
+    later = applied(applied(model, faceid, lora_strength=0.0), faceid)
+    assert later.patches.keys() == once.patches.keys()
+    assert applied(model, faceid).patches.keys() == once.patches.keys()
+
+
+def test_a_compiled_model_samples_as_it_is(adapter, caplog):
+    """Compiled code would keep the photos, the weight and the layer of its first call."""
+    model = comfy_model(unet_of("sd15"), "sd15")
+    compiled = model.clone()
+    set_torch_compile_wrapper(
+        compiled, backend="eager", options={"guard_filter_fn": torch.compiler.skip_all_guards_unsafe}
+    )
+    for settings in ({"start_percent": 0.5}, {}, {"face_weight": 0.5}):
+        expected = sampled(applied(model, adapter, **settings))
+        assert torch.equal(sampled(applied(compiled, adapter, **settings)), expected)
+    assert "the compiled model samples uncompiled" in caplog.text
+
+
+def test_a_model_whose_unet_is_compiled_in_place(adapter):
+    model = comfy_model(unet_of("sd15"), "sd15")
+    expected = sampled(applied(model, adapter))
+    compiled = model.clone()
+    compiled.add_object_patch("diffusion_model", torch.compile(model.model.diffusion_model, backend="eager"))
+    assert torch.equal(sampled(applied(compiled, adapter)), expected)
+    compiled.patch_model()
+    try:
+        assert applied(compiled, adapter)
+    finally:
+        compiled.unpatch_model()
 
 
 def test_controlnet(adapter):
@@ -233,14 +272,14 @@ def test_mask_is_cut_out_where_the_conditioning_area_is():
     """A mask that covers one area only acts on that area's conditioning, although both areas share a batch."""
     from bolid.hosts.comfyui import _mask_for_area
 
-    mask = torch.zeros(1, 16, 24)
+    mask = torch.zeros(1, 1, 16, 24)
     mask[..., 12:] = 1
-    arguments = {"latent_size": (16, 24), "size": (8, 6), "places": (0,)}
+    arguments = {"size": (8, 6), "places": (0,)}
     left = _mask_for_area(mask, area=(16, 12, 0, 0), **arguments)
     right = _mask_for_area(mask, area=(16, 12, 0, 12), **arguments)
     assert left.shape == (1, 48, 1)
     assert left.max() == 0 and right.min() == 1
-    whole = _mask_for_area(mask, area=None, latent_size=(16, 24), size=(4, 6), places=(0, 1))
+    whole = _mask_for_area(mask, area=None, size=(4, 6), places=(0, 1))
     assert whole.shape == (2, 24, 1)
     assert whole[0].view(4, 6)[:, :3].max() == 0 and whole[1].view(4, 6)[:, 3:].min() == 1
 

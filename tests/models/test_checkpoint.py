@@ -309,6 +309,25 @@ def test_missing_unexpected_and_misshapen_tensors(layout, change, expected, tmp_
         adapter_from_state_dict(read_state_dict(path), name=path.name)
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda given: given | {KEY: given[KEY][:, :-1]},
+        lambda given: given | {"image_proj.proj.weight": given["image_proj.proj.weight"][:-5]},
+        lambda given: given | {f"{KEY.removesuffix('weight')}bias": torch.zeros(len(given[KEY]))},
+    ],
+)
+def test_tensors_of_other_shapes_where_comfyui_loads_weights_bit_by_bit(change, monkeypatch):
+    """DynamicVRAM: its layers have no shapes of their own."""
+    import comfy.memory_management
+    import comfy.ops
+
+    monkeypatch.setattr(comfy.memory_management, "aimdo_enabled", True)
+    with pytest.raises(ValueError, match="its tensors do not fit"):
+        adapter_from_state_dict(change(small("base")), name="odd", operations=comfy.ops.manual_cast)
+    assert adapter_from_state_dict(small("base"), name="even", operations=comfy.ops.manual_cast)
+
+
 @pytest.mark.parametrize("part", ["k", "v"])
 def test_one_message_stays_short_where_every_layer_is_wrong(part):
     state_dict = {name: tensor for name, tensor in state_dict_of("base", "sdxl").items() if f"to_{part}_ip" not in name}

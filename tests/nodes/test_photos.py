@@ -92,6 +92,7 @@ def anna(inputs) -> Path:
         grey(number).save(folder / f"photo {number}.png")
     (folder / "notes.txt").write_text("not a photo")
     (folder / "older.png").mkdir()
+    (folder / "._photo 1.png").write_bytes(b"\0\5\x16\7\0\2\0\0Mac OS X")  # which Finder does not show
     return folder
 
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import comfy.memory_management
+import comfy.model_patcher
 import comfy.samplers
+import comfy.utils
 import pytest
 import torch
 
@@ -78,6 +81,25 @@ def test_the_image_encoder_sees_the_same(tasks: dict[str, NetworkTask], weights:
     # ComfyUI rounds pictures to 256 levels of a colour; these have no others.
     torch.testing.assert_close(found["image_embeds"], embeds, **HALF)
     torch.testing.assert_close(found["penultimate_hidden_states"][:, 1:], tokens.flatten(2).mT, **HALF)
+
+
+def test_where_comfyui_loads_weights_bit_by_bit(weights: Path, monkeypatch: pytest.MonkeyPatch):
+    """DynamicVRAM, which needs a GPU: its layers have no weights until some are loaded, and its patchers are others.
+
+    What compiles a model or hooks its weights asks for another patcher then, made by the loader.
+    """
+    monkeypatch.setattr(comfy.memory_management, "aimdo_enabled", True)
+    model, clip = world_model(weights), world_text_encoder(weights)
+    world_vae(weights), world_image_encoder(weights)
+    for patcher, loaded in (
+        (model, "diffusion_model.time_embed.0.weight"),
+        (clip.patcher, "clip_l.transformer.text_projection.weight"),
+    ):
+        assert comfy.utils.get_attr(patcher.model, loaded).numel() > 0
+        load, arguments = patcher.cached_patcher_init
+        again = load(*arguments, disable_dynamic=True)
+        assert type(again) is comfy.model_patcher.ModelPatcher
+        assert again.model.state_dict().keys() == patcher.model.state_dict().keys()
 
 
 def test_missing_weights_are_named(tmp_path: Path):
